@@ -1,0 +1,1 @@
+//! Node affinity and node selectors, evaluated as kube-scheduler does.

@@ -1,0 +1,59 @@
+//! Every label, annotation, taint and well-known name that Tensile reads or writes, each defined once.
+
+/// Pod label: the pod (or, on a namespace, every pod in it) takes part in Tensile. Value `true`.
+pub const VIRTUAL_POD: &str = "virtual-pod";
+/// Pod annotation: the stash, scheduling constraints that act in the lower cluster, as JSON.
+pub const CLUSTER_SELECTOR: &str = "clusterSelector";
+/// Node label: marks virtual nodes, with the value [`NODE_TYPE_VALUE`].
+pub const NODE_TYPE: &str = "type";
+/// Value of [`NODE_TYPE`] on every virtual node.
+pub const NODE_TYPE_VALUE: &str = "virtual-kubelet";
+/// Node label: id of the lower cluster behind a virtual node.
+pub const CLUSTER_ID: &str = "clusterID";
+/// Annotation on lower pods: labels taken off on the way down (`--ignore-labels`), as a JSON object.
+pub const TRIPPED_LABELS: &str = "tripped-labels";
+
+/// Label on every lower object of ours: UID of the upper cluster's kube-system namespace.
+pub const ORIGIN_CLUSTER: &str = "tensile.dev/origin-cluster";
+/// Label on lower pods: the virtual node that the upper pod is bound to.
+pub const ORIGIN_NODE: &str = "tensile.dev/origin-node";
+/// Label on every lower object of ours: UID of the upper object.
+pub const ORIGIN_UID: &str = "tensile.dev/origin-uid";
+/// Annotation on lower objects: `namespace/name` of the upper object.
+pub const ORIGIN: &str = "tensile.dev/origin";
+/// Annotation on lower pods: hash of the translated pod; on other copies: resourceVersion of the original.
+pub const INTENT: &str = "tensile.dev/intent";
+/// Annotation on upper pods and namespaces: whose service account a pod gets (`upper`, `lower`, `none`).
+pub const SERVICE_ACCOUNT: &str = "tensile.dev/service-account";
+/// Annotation on upper pods and namespaces: what happens while the lower cluster cannot be reached
+/// (`evict`, `stay`, `never-duplicate`).
+pub const WHEN_UNREACHABLE: &str = "tensile.dev/when-unreachable";
+/// Annotation on upper pods: the lower node that the extender reserved.
+pub const PLACEMENT_HINT: &str = "tensile.dev/placement-hint";
+/// Annotation on upper pods: wanted shares per cluster or zone.
+pub const SPLIT: &str = "tensile.dev/split";
+/// Label on a Secret of the system namespace: id of the lower cluster that its kubeconfig opens.
+pub const CLUSTER: &str = "tensile.dev/cluster";
+/// Annotation on that Secret: `"true"` lets the cluster go without touching it.
+pub const ABANDON: &str = "tensile.dev/abandon";
+
+/// Taint key on virtual nodes, as virtual-kubelet's.
+pub const PROVIDER_TAINT: &str = "virtual-kubelet.io/provider";
+/// Value of [`PROVIDER_TAINT`].
+pub const PROVIDER_TAINT_VALUE: &str = "tensile";
+
+/// Label with a node's own name, set by every kubelet.
+pub const HOSTNAME: &str = "kubernetes.io/hostname";
+/// Taint key of nodes whose Ready condition is False.
+pub const TAINT_NOT_READY: &str = "node.kubernetes.io/not-ready";
+/// Taint key of nodes whose Ready condition is Unknown.
+pub const TAINT_UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+/// Taint key of cordoned nodes.
+pub const TAINT_UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+
+/// Namespace that Tensile never touches pods of; its UID identifies a cluster.
+pub const KUBE_SYSTEM: &str = "kube-system";
+/// Where Tensile's own objects live unless `--system-namespace` says otherwise.
+pub const SYSTEM_NAMESPACE: &str = "tensile-system";
+/// Namespace of the node heartbeats.
+pub const NODE_LEASE_NAMESPACE: &str = "kube-node-lease";

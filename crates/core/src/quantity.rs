@@ -1,0 +1,1 @@
+//! The grammar and arithmetic of Kubernetes' resource quantities.

@@ -1,0 +1,1 @@
+//! Resource vectors and a pod's effective request.

@@ -1,0 +1,1 @@
+//! Upper objects to the lower objects that stand for them.

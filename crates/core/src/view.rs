@@ -1,0 +1,1 @@
+//! Slim, read-only views of pods and nodes.

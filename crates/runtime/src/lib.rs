@@ -1,0 +1,1 @@
+//! The I/O shell that all Tensile binaries share.

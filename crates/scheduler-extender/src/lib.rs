@@ -1,0 +1,1 @@
+//! Answers kube-scheduler from exact snapshots of all lower clusters.

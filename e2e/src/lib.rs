@@ -1,0 +1,1 @@
+//! Runs real control planes for live tests, the demo and the benchmarks.
