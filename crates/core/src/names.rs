@@ -23,6 +23,9 @@ pub const ORIGIN_UID: &str = "tensile.dev/origin-uid";
 pub const ORIGIN: &str = "tensile.dev/origin";
 /// Annotation on lower pods: hash of the translated pod; on other copies: resourceVersion of the original.
 pub const INTENT: &str = "tensile.dev/intent";
+/// Start of the annotations on lower pods that hold a field of the upper pod for a downward API volume, such as
+/// `tensile.dev/upper-labels`.
+pub const UPPER_FIELD_PREFIX: &str = "tensile.dev/upper-";
 /// Annotation on upper pods and namespaces: whose service account a pod gets (`upper`, `lower`, `none`).
 pub const SERVICE_ACCOUNT: &str = "tensile.dev/service-account";
 /// Annotation on upper pods and namespaces: what happens while the lower cluster cannot be reached

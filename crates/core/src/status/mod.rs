@@ -1,0 +1,48 @@
+//! Pod status on its way from the lower pod to the upper one.
+//!
+//! [`desired`] says what of the upper status is ours and what it should be; [`patch`] says what to send so that it
+//! becomes so. Everything else of the upper status belongs to the upper cluster and is never sent: the conditions
+//! PodScheduled, DisruptionTarget and those of readiness gates, qosClass, and what the upper scheduler and claim
+//! controllers write.
+
+mod conditions;
+mod desired;
+mod fingerprint;
+mod gate;
+mod patch;
+mod problem;
+
+pub use desired::{Upper, desired, terminal, vanished};
+pub use fingerprint::Fingerprint;
+pub use gate::{Gate, gates};
+pub use patch::{Patch, Sent, patch};
+pub use problem::Problem;
+
+/// Status members that the upper cluster writes, or that never change.
+const UPPERS: [&str; 6] = [
+    "qosClass",
+    "nominatedNodeName",
+    "resourceClaimStatuses",
+    "extendedResourceClaimStatus",
+    "nodeAllocatableResourceClaimStatuses",
+    "volumeHealth",
+];
+
+/// Members that are taken away above when they are gone below. The others stay as they are: a pod keeps a phase and
+/// its last container states.
+const REMOVABLE: [&str; 7] = [
+    "reason",
+    "message",
+    "podIP",
+    "podIPs",
+    "resize",
+    "resources",
+    "allocatedResources",
+];
+
+/// Conditions that are taken away above when they are gone below.
+const REMOVABLE_CONDITIONS: [&str; 3] = [
+    "PodResizePending",
+    "PodResizeInProgress",
+    "AllContainersRestarting",
+];

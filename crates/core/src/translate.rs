@@ -1,1 +1,0 @@
-//! Upper objects to the lower objects that stand for them.

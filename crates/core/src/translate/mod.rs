@@ -1,0 +1,105 @@
+//! Upper objects to the lower objects that stand for them.
+//!
+//! An object is a [`serde_json::Value`] on its whole way: known paths are edited, every other field survives,
+//! also one that a newer API server added. What a step changes and why is said in its module:
+//!
+//! | module | what it decides |
+//! |---|---|
+//! | [`pod`] | the order of the steps, the [`Context`](pod::Context) they share |
+//! | `metadata` | identity, labels, annotations, the way back to the origin |
+//! | `scheduling` | what places the pod below |
+//! | `service_account` | the pod's identity towards an API server |
+//! | `downward` | downward API in environment and volumes |
+//! | `environment` | service environment variables |
+//! | `volumes` | volume kinds that cannot cross clusters |
+//! | `lower_only` | fields that the lower cluster computes itself |
+//! | [`object`] | ConfigMaps, Secrets, Namespaces |
+
+use serde_json::Value;
+
+use crate::stash::StashError;
+
+mod downward;
+mod environment;
+mod intent;
+mod json;
+mod lower_only;
+mod metadata;
+pub mod object;
+pub mod pod;
+mod scheduling;
+mod service_account;
+mod volumes;
+
+pub use intent::fingerprint;
+pub(crate) use service_account::is_token_volume;
+
+/// Why an upper pod has no lower pod. None of these passes by itself: the pod, or the configuration, must change.
+#[derive(Debug, thiserror::Error)]
+pub enum TranslateError {
+    /// The object lacks what every pod of an API server has.
+    #[error("{path} of the upper pod is missing or of the wrong type")]
+    Malformed {
+        /// Where in the object.
+        path: &'static str,
+    },
+    /// The stash cannot be read.
+    #[error("cannot read the scheduling constraints of the pod")]
+    Stash(#[source] StashError),
+    /// The configuration of this lower cluster does not allow what the pod asks for.
+    #[error(
+        "{field} is not allowed in this lower cluster; remove it from the pod or allow it for the cluster"
+    )]
+    Refused {
+        /// The field of the pod.
+        field: String,
+    },
+}
+
+/// Something that the user should learn once about the lower pod: it differs from what the upper pod asks for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Note {
+    /// Dynamic resource allocation cannot cross clusters.
+    #[error("resource claims are bound to nodes of one cluster and are left out of the lower pod: {}", names.join(", "))]
+    ResourceClaims {
+        /// The claims of the pod.
+        names: Vec<String>,
+    },
+    /// A kind of projected volume source that has no meaning in another cluster.
+    #[error("volume {volume}: source {source_kind} has no meaning in the lower cluster and is left out")]
+    ProjectedSource {
+        /// Name of the volume.
+        volume: String,
+        /// The member of the projected source, such as `clusterTrustBundle`.
+        source_kind: &'static str,
+    },
+    /// A gang-scheduling or eviction member that refers to objects of the upper cluster.
+    #[error("{field} refers to objects of the upper cluster and is left out of the lower pod")]
+    Dropped {
+        /// The field of the pod.
+        field: &'static str,
+    },
+}
+
+// === impl Note ===
+
+impl Note {
+    /// The reason of the event that tells the user.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::ResourceClaims { .. } => "ResourceClaimsNotOffloaded",
+            Self::ProjectedSource { .. } => "VolumeSourceNotOffloaded",
+            Self::Dropped { .. } => "FieldNotOffloaded",
+        }
+    }
+}
+
+/// The object at `key` of `object`, cloned: the start of a translation.
+fn member(object: &Value, key: &'static str) -> Result<serde_json::Map<String, Value>, TranslateError> {
+    object
+        .get(key)
+        .and_then(Value::as_object)
+        .cloned()
+        .ok_or(TranslateError::Malformed { path: key })
+}
