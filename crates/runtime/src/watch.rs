@@ -1,0 +1,290 @@
+//! A watch that feeds an index and heals itself.
+//!
+//! kube's `watcher` does the protocol: list, watch, bookmarks, relist after a 410 in the stream. What it
+//! leaves open is added here: a relist is turned into one [`Change::Reset`] that names what is still there,
+//! and a watch that cannot be *started* again and again (a resourceVersion that the server no longer knows,
+//! as after an etcd restore) starts over from a list.
+
+use std::collections::HashSet;
+use std::fmt::Debug;
+use std::pin::pin;
+
+use futures::StreamExt;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Resource};
+use prometheus::{IntCounterVec, Opts, Registry};
+use serde::de::DeserializeOwned;
+
+use crate::admin::Condition;
+use crate::key::Key;
+
+/// Failed starts in a row after which the resourceVersion is given up. One may be a server that restarts;
+/// with kube's backoff (0.8 s, doubling) three are about five seconds.
+const START_FAILURES: u32 = 3;
+
+/// What an index is told; always in order, never concurrently.
+#[derive(Debug)]
+pub enum Change<K> {
+    /// The object is new or changed.
+    Apply(K),
+    /// The object is gone; this is its last state.
+    Delete(K),
+    /// After a (re)list: only these objects exist; all of them were applied before.
+    Reset(HashSet<Key>),
+}
+
+/// Counters of all watches of a process.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    lists: IntCounterVec,
+    errors: IntCounterVec,
+}
+
+/// One watch: what to look at, and under which name it is counted and waited for.
+#[derive(Debug)]
+pub struct Watch<K> {
+    /// The objects.
+    pub api: Api<K>,
+    /// Selectors and list strategy.
+    pub config: watcher::Config,
+    /// One of a small, fixed set of names, such as `upper-pods`.
+    pub name: &'static str,
+    /// Met while the watch has listed at least once.
+    pub ready: Condition,
+    /// Where it counts.
+    pub metrics: Metrics,
+}
+
+/// Turns kube's events into changes.
+#[derive(Debug, Default)]
+struct Relist {
+    listed: Option<HashSet<Key>>,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Registers the counters.
+    ///
+    /// # Errors
+    /// When they are registered already.
+    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let lists = Opts::new("tensile_watch_lists_total", "Lists that a watch has completed.");
+        let errors = Opts::new(
+            "tensile_watch_errors_total",
+            "Failures that a watch has recovered from.",
+        );
+        let metrics = Self {
+            lists: IntCounterVec::new(lists, &["watch"])?,
+            errors: IntCounterVec::new(errors, &["watch"])?,
+        };
+        registry.register(Box::new(metrics.lists.clone()))?;
+        registry.register(Box::new(metrics.errors.clone()))?;
+        Ok(metrics)
+    }
+}
+
+// === impl Watch ===
+
+impl<K> Watch<K>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    /// Reports changes until the future is dropped.
+    pub async fn run(self, mut on: impl FnMut(Change<K>)) {
+        loop {
+            self.until_stuck(&mut on).await;
+            tracing::warn!(
+                watch = self.name,
+                "the server does not take up the watch again; listing anew"
+            );
+        }
+    }
+
+    async fn until_stuck(&self, on: &mut impl FnMut(Change<K>)) {
+        let mut events = pin!(watcher(self.api.clone(), self.config.clone()).default_backoff());
+        let mut relist = Relist::default();
+        let mut health = Health::new(self.name);
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => {
+                    health.good();
+                    if matches!(event, Event::InitDone) {
+                        self.metrics.lists.with_label_values(&[self.name]).inc();
+                        self.ready.set(true);
+                    }
+                    relist.change(event).into_iter().for_each(&mut *on);
+                }
+                Err(error) => {
+                    self.metrics.errors.with_label_values(&[self.name]).inc();
+                    if health.bad(&error) >= START_FAILURES {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Says once that a watch fails and once that it works again, and counts failed starts.
+#[derive(Debug)]
+struct Health {
+    name: &'static str,
+    failing: bool,
+    starts: u32,
+}
+
+// === impl Health ===
+
+impl Health {
+    fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            failing: false,
+            starts: 0,
+        }
+    }
+
+    fn good(&mut self) {
+        self.starts = 0;
+        if std::mem::take(&mut self.failing) {
+            tracing::info!(watch = self.name, "watch works again");
+        }
+    }
+
+    /// Returns the number of failed starts in a row.
+    fn bad(&mut self, error: &watcher::Error) -> u32 {
+        if matches!(error, watcher::Error::WatchStartFailed(_)) {
+            self.starts += 1;
+        }
+        // A stream that the server ends and a 410 are part of the protocol.
+        let expected = matches!(error, watcher::Error::WatchError(status) if status.code == 410);
+        if !expected && !std::mem::replace(&mut self.failing, true) {
+            tracing::warn!(watch = self.name, %error, "watch fails, trying on");
+        }
+        self.starts
+    }
+}
+
+// === impl Relist ===
+
+impl Relist {
+    fn change<K: Resource>(&mut self, event: Event<K>) -> Option<Change<K>> {
+        match event {
+            Event::Init => {
+                self.listed = Some(HashSet::new());
+                None
+            }
+            Event::InitApply(object) => {
+                if let Some(listed) = &mut self.listed {
+                    listed.insert(Key::of(&object));
+                }
+                Some(Change::Apply(object))
+            }
+            Event::InitDone => self.listed.take().map(Change::Reset),
+            Event::Apply(object) => Some(Change::Apply(object)),
+            Event::Delete(object) => Some(Change::Delete(object)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use http::{Request, Response};
+    use kube::Client;
+    use kube::client::Body;
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::admin::Readiness;
+    use crate::object::{Meta, Pods};
+
+    const LIST: &str = r#"{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"5"},"items":[
+        {"metadata":{"name":"a","namespace":"n","uid":"1","resourceVersion":"4"}}]}"#;
+    const RELIST: &str = r#"{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"9"},"items":[
+        {"metadata":{"name":"b","namespace":"n","uid":"2","resourceVersion":"8"}}]}"#;
+    const GONE: &str = r#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","message":"too old","reason":"Expired","code":410}}"#;
+    const TOO_LARGE: &str = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Too large resource version","reason":"Timeout","code":504}"#;
+
+    /// A server that answers lists and watches from a script; the last answer of each is repeated.
+    fn mk_client(lists: &'static [&'static str], watches: &'static [(u16, &'static str)]) -> Client {
+        let seen = Arc::new(Mutex::new((0, 0)));
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let watch = request
+                .uri()
+                .query()
+                .is_some_and(|query| query.contains("watch=true"));
+            let mut seen = seen.lock();
+            let (status, text) = if watch {
+                seen.1 += 1;
+                watches[(seen.1 - 1).min(watches.len() - 1)]
+            } else {
+                seen.0 += 1;
+                (200, lists[(seen.0 - 1).min(lists.len() - 1)])
+            };
+            let response = Response::builder()
+                .status(status)
+                .body(Body::from(text.as_bytes().to_vec()));
+            async move { response }
+        });
+        Client::new(service, "default")
+    }
+
+    async fn names(client: Client, wanted: usize) -> Vec<String> {
+        let registry = Registry::new();
+        let readiness = Readiness::default();
+        let watch = Watch::<Meta<Pods>> {
+            api: Api::all(client),
+            config: watcher::Config::default(),
+            name: "test",
+            ready: readiness.condition("test"),
+            metrics: Metrics::new(&registry).unwrap(),
+        };
+        let (send, mut receive) = tokio::sync::mpsc::unbounded_channel();
+        let run = watch.run(move |change| {
+            let text = match change {
+                Change::Apply(object) => format!("apply {}", Key::of(&object)),
+                Change::Delete(object) => format!("delete {}", Key::of(&object)),
+                Change::Reset(live) => format!(
+                    "reset {}",
+                    live.iter().map(Key::to_string).collect::<Vec<_>>().join(",")
+                ),
+            };
+            send.send(text).unwrap();
+        });
+        let collect = async {
+            let mut names = Vec::new();
+            while names.len() < wanted {
+                names.extend(receive.recv().await);
+            }
+            names
+        };
+        tokio::select! {
+            () = run => unreachable!("a watch does not end"),
+            names = collect => names,
+            () = tokio::time::sleep(Duration::from_secs(600)) => panic!("too few changes"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_410_in_the_stream_becomes_a_relist_with_a_reset() {
+        let client = mk_client(&[LIST, RELIST], &[(200, GONE), (200, "")]);
+        assert_eq!(
+            names(client, 4).await,
+            ["apply n/a", "reset n/a", "apply n/b", "reset n/b"]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_error_that_repeats_becomes_a_relist() {
+        let client = mk_client(&[LIST, RELIST], &[(504, TOO_LARGE)]);
+        assert_eq!(
+            names(client, 4).await,
+            ["apply n/a", "reset n/a", "apply n/b", "reset n/b"]
+        );
+    }
+}
