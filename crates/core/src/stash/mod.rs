@@ -1,0 +1,257 @@
+//! The stash: scheduling constraints on their way to the lower cluster, in the annotation `clusterSelector`.
+//!
+//! The webhook [`split`]s what a user wrote between the upper pod, where it can be decided between virtual
+//! nodes, and the stash. Virtual node and extender turn the stash back into the constraints of the lower pod
+//! with [`lower_constraints`]. Together the two lose nothing: for every virtual node V and lower node L, what
+//! stays above holds on V and what comes out below holds on L exactly when the original holds on L, with
+//! the *ignored keys* (labels that only virtual nodes have, as `clusterID`) read from V.
+//!
+//! The annotation is tensile-kube's: a JSON object whose members may all be missing, whose keys are read in
+//! any case, and which may be `null`. An empty annotation is no stash.
+
+mod keys;
+mod lower;
+mod split;
+mod terms;
+#[cfg(test)]
+mod tests;
+
+use serde_json::{Map, Value};
+
+pub use self::{
+    lower::lower_constraints,
+    split::{Split, SplitError, split},
+};
+use crate::{
+    affinity::{AffinityError, PreferredNodeAffinity, RequiredNodeAffinity, object, parse_list, present},
+    taints::Toleration,
+};
+
+const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+
+/// The four scheduling members of a pod's spec; `None` leaves the member out.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Constraints {
+    /// `spec.nodeSelector`.
+    pub node_selector: Option<Value>,
+    /// `spec.affinity`.
+    pub affinity: Option<Value>,
+    /// `spec.tolerations`.
+    pub tolerations: Option<Value>,
+    /// `spec.topologySpreadConstraints`.
+    pub topology_spread_constraints: Option<Value>,
+}
+
+/// What the annotation holds. Empty members are left out of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stash {
+    /// `nodeSelector`: labels of the lower node.
+    pub node_selector: Map<String, Value>,
+    /// `affinity`: node affinity, and the pod (anti-)affinity that acts below only.
+    pub affinity: Map<String, Value>,
+    /// `tolerations`: for the taints of lower nodes.
+    pub tolerations: Vec<Value>,
+    /// `topologySpreadConstraints`: those that act below only.
+    pub topology_spread_constraints: Vec<Value>,
+    /// Members that this version does not know; they survive.
+    unknown: Map<String, Value>,
+}
+
+/// Why a stash cannot be read, or a pod with one cannot be translated.
+#[derive(Debug, thiserror::Error)]
+pub enum StashError {
+    /// The annotation is not the JSON that it should be.
+    #[error("annotation clusterSelector, at {path}: {problem}")]
+    Malformed {
+        /// Where in the annotation.
+        path: String,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// The upper pod has a scheduling constraint that cannot be read.
+    #[error("pod, at spec.{0}")]
+    Pod(#[source] AffinityError),
+}
+
+// === impl Constraints ===
+
+impl Constraints {
+    /// The scheduling members of a pod spec. A member that is `null` is missing.
+    #[must_use]
+    pub fn of_spec(spec: &Value) -> Self {
+        let member = |name: &str| spec.get(name).filter(|value| !value.is_null()).cloned();
+        Self {
+            node_selector: member("nodeSelector"),
+            affinity: member("affinity"),
+            tolerations: member("tolerations"),
+            topology_spread_constraints: member("topologySpreadConstraints"),
+        }
+    }
+
+    /// Checks that everything in it that Tensile decides on can be read.
+    fn check(&self) -> Result<(), AffinityError> {
+        RequiredNodeAffinity::parse(self.node_selector.as_ref(), self.affinity.as_ref())?;
+        PreferredNodeAffinity::parse(self.affinity.as_ref())?;
+        Toleration::parse_list(self.tolerations.as_ref()).map_err(|error| AffinityError {
+            path: error.path,
+            problem: error.source.to_string(),
+        })?;
+        for kind in ["podAffinity", "podAntiAffinity"] {
+            let Some(terms) = present(self.affinity.as_ref().and_then(|affinity| affinity.get(kind))) else {
+                continue;
+            };
+            let path = format!("affinity.{kind}");
+            for field in [REQUIRED, PREFERRED] {
+                parse_list(
+                    object(terms, &path)?.get(field),
+                    &format!("{path}.{field}"),
+                    object,
+                )?;
+            }
+        }
+        parse_list(
+            self.topology_spread_constraints.as_ref(),
+            "topologySpreadConstraints",
+            object,
+        )
+        .map(drop)
+    }
+}
+
+// === impl Stash ===
+
+impl Stash {
+    /// Reads the annotation; `None` if it is empty, which is as if it were missing.
+    ///
+    /// # Errors
+    /// When it is not JSON, or a member that Tensile knows is not what its name says.
+    pub fn decode(annotation: &str) -> Result<Option<Self>, StashError> {
+        if annotation.is_empty() {
+            return Ok(None);
+        }
+        let mut value: Value = serde_json::from_str(annotation).map_err(|error| {
+            let path = format!("line {} column {}", error.line(), error.column());
+            StashError::Malformed {
+                path,
+                problem: error.to_string(),
+            }
+        })?;
+        if value.is_null() {
+            return Ok(Some(Self::default()));
+        }
+        keys::canonicalise(&mut value);
+        object(&value, "the top").map_err(StashError::from_annotation)?;
+        Constraints::of_spec(&value)
+            .check()
+            .map_err(StashError::from_annotation)?;
+        let mut members = into_object(value);
+        let mut take = |name: &str| members.remove(name).unwrap_or_default();
+        Ok(Some(Self {
+            node_selector: into_object(take("nodeSelector")),
+            affinity: into_object(take("affinity")),
+            tolerations: into_list(take("tolerations")),
+            topology_spread_constraints: into_list(take("topologySpreadConstraints")),
+            unknown: members,
+        }))
+    }
+
+    /// The annotation's text.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut members = self.unknown.clone();
+        let mut put = |name: &str, value: Value, empty: bool| {
+            if !empty {
+                members.insert(name.to_owned(), value);
+            }
+        };
+        put(
+            "nodeSelector",
+            self.node_selector.clone().into(),
+            self.node_selector.is_empty(),
+        );
+        put("affinity", self.affinity.clone().into(), self.affinity.is_empty());
+        put(
+            "tolerations",
+            self.tolerations.clone().into(),
+            self.tolerations.is_empty(),
+        );
+        let spread = &self.topology_spread_constraints;
+        put(
+            "topologySpreadConstraints",
+            spread.clone().into(),
+            spread.is_empty(),
+        );
+        Value::Object(members).to_string()
+    }
+}
+
+// === impl StashError ===
+
+impl StashError {
+    fn from_annotation(error: AffinityError) -> Self {
+        Self::Malformed {
+            path: error.path,
+            problem: error.problem,
+        }
+    }
+}
+
+/// The terms of an affinity's required node affinity; `None` is no condition, an empty list matches nothing.
+fn required_terms(affinity: &Map<String, Value>) -> Option<&[Value]> {
+    let required = present(present(affinity.get("nodeAffinity"))?.get(REQUIRED))?;
+    Some(
+        required
+            .get("nodeSelectorTerms")
+            .and_then(Value::as_array)
+            .map_or(&[], Vec::as_slice),
+    )
+}
+
+/// Puts the terms of an affinity's required node affinity; other members of it survive.
+fn put_required_terms(affinity: &mut Map<String, Value>, terms: Option<Vec<Value>>) {
+    let required = terms.map(|terms| {
+        let old = affinity.get("nodeAffinity").and_then(|node| node.get(REQUIRED));
+        let mut required = into_object(old.cloned().unwrap_or_default());
+        required.insert("nodeSelectorTerms".to_owned(), terms.into());
+        required.into()
+    });
+    put(affinity, "nodeAffinity", REQUIRED, required);
+}
+
+/// The list at `kind.field` of an affinity (`podAntiAffinity`, required or preferred).
+fn list_at<'a>(affinity: &'a Map<String, Value>, kind: &str, field: &str) -> &'a [Value] {
+    let list = affinity.get(kind).and_then(|kind| kind.get(field)?.as_array());
+    list.map_or(&[], Vec::as_slice)
+}
+
+/// Puts `list` at `kind.field` of an affinity; an empty list removes the field, and `kind` with its last field.
+fn put_list(affinity: &mut Map<String, Value>, kind: &str, field: &str, list: Vec<Value>) {
+    put(affinity, kind, field, (!list.is_empty()).then(|| list.into()));
+}
+
+/// Puts `value` at `kind.field` of an affinity; `None` removes the field, and `kind` with its last field.
+fn put(affinity: &mut Map<String, Value>, kind: &str, field: &str, value: Option<Value>) {
+    let mut fields = into_object(affinity.remove(kind).unwrap_or_default());
+    match value {
+        Some(value) => fields.insert(field.to_owned(), value),
+        None => fields.remove(field),
+    };
+    if !fields.is_empty() {
+        affinity.insert(kind.to_owned(), fields.into());
+    }
+}
+
+fn into_object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+fn into_list(value: Value) -> Vec<Value> {
+    match value {
+        Value::Array(list) => list,
+        _ => Vec::new(),
+    }
+}

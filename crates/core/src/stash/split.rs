@@ -1,0 +1,230 @@
+//! Into the stash: what stays in the upper pod, and what goes below.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use super::{
+    Constraints, PREFERRED, REQUIRED, Stash, into_list, into_object, list_at, put_list, put_required_terms,
+    required_terms,
+    terms::{Share, above, both, is_empty, necessary, share},
+};
+use crate::{affinity::AffinityError, names};
+
+/// Most terms that the stash's required node affinity may have after a hand-written one was joined with the
+/// pod's: every term of one with every term of the other. Larger products are refused rather than written
+/// into an annotation, whose total Kubernetes limits to 256 KiB.
+const MAX_JOINED_TERMS: usize = 256;
+
+/// A pod's constraints, divided between the two levels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Split {
+    /// What the upper pod keeps.
+    pub upper: Constraints,
+    /// What the annotation holds from now on.
+    pub stash: Stash,
+}
+
+/// Why a pod's constraints cannot be divided.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum SplitError {
+    /// A field of the pod cannot be read.
+    #[error("spec.{0}")]
+    Unreadable(#[source] AffinityError),
+    /// The pod and its annotation want different values of one label, so no node would do.
+    #[error(
+        "annotation clusterSelector, at nodeSelector: it wants {key}={annotation}, but spec.nodeSelector wants \
+         {key}={spec}; remove one of the two"
+    )]
+    Contradiction {
+        /// The label.
+        key: String,
+        /// The value that the annotation wants.
+        annotation: String,
+        /// The value that the pod's spec wants.
+        spec: String,
+    },
+    /// The required node affinity of the annotation and that of the pod are too large to be joined.
+    #[error(
+        "annotation clusterSelector, at affinity.nodeAffinity: joined with the pod's own node affinity it has \
+         {terms} terms, more than {MAX_JOINED_TERMS}; write the constraint in one of the two places"
+    )]
+    TooManyTerms {
+        /// How many there would be.
+        terms: usize,
+    },
+}
+
+/// Divides a pod's constraints. `stash` is what the annotation holds already; the pod must satisfy it too.
+///
+/// - Node selector: ignored keys stay above, the others go below.
+/// - Required node affinity: if every term is about ignored keys alone, it stays. Else whole terms go below,
+///   and above stays the weakest condition on the ignored keys that they imply.
+/// - Preferred node affinity: term by term the same.
+/// - Tolerations act at both levels. Where an annotation was there before, `acts_above_only` tells which
+///   of the pod's are not for the lower cluster.
+/// - Pod anti-affinity and topology spread over `kubernetes.io/hostname` go below: above, a host is a whole
+///   cluster. Pod affinity stays, and acts at both levels, as do other topology keys.
+///
+/// Dividing the result again changes nothing, when `acts_above_only` knows what was added above meanwhile.
+///
+/// # Errors
+/// When a constraint cannot be read, or contradicts the annotation's.
+pub fn split(
+    pod: &Constraints,
+    stash: Option<Stash>,
+    ignored_keys: &BTreeSet<String>,
+    acts_above_only: impl Fn(&Value) -> bool,
+) -> Result<Split, SplitError> {
+    pod.check().map_err(SplitError::Unreadable)?;
+    let first_time = stash.is_none();
+    let mut stash = stash.unwrap_or_default();
+
+    let tolerations = pod
+        .tolerations
+        .as_ref()
+        .and_then(Value::as_array)
+        .map_or(&[][..], Vec::as_slice);
+    for toleration in tolerations {
+        let known = !first_time && (acts_above_only(toleration) || stash.tolerations.contains(toleration));
+        if !known {
+            stash.tolerations.push(toleration.clone());
+        }
+    }
+    let mut affinity = into_object(pod.affinity.clone().unwrap_or_default());
+    split_required(&mut affinity, &mut stash.affinity, ignored_keys)?;
+    split_preferred(&mut affinity, &mut stash.affinity, ignored_keys);
+    for (field, term) in [(REQUIRED, ""), (PREFERRED, "/podAffinityTerm")] {
+        split_anti_affinity(&mut affinity, &mut stash.affinity, field, term);
+    }
+    let spread = into_list(pod.topology_spread_constraints.clone().unwrap_or_default());
+    let (below, spread): (Vec<_>, Vec<_>) = spread
+        .into_iter()
+        .partition(|constraint| is_per_host(constraint, ""));
+    stash.topology_spread_constraints.extend(below);
+
+    let upper = Constraints {
+        node_selector: split_selector(pod, &mut stash.node_selector, ignored_keys)?,
+        affinity: rest(pod.affinity.as_ref(), affinity.into()),
+        tolerations: pod.tolerations.clone(),
+        topology_spread_constraints: rest(pod.topology_spread_constraints.as_ref(), spread.into()),
+    };
+    Ok(Split { upper, stash })
+}
+
+/// Moves the node selector's other keys into the stash, and the stash's ignored keys (hand-written) up.
+fn split_selector(
+    pod: &Constraints,
+    stash: &mut Map<String, Value>,
+    ignored: &BTreeSet<String>,
+) -> Result<Option<Value>, SplitError> {
+    let spec = into_object(pod.node_selector.clone().unwrap_or_default());
+    if let Some((key, wanted)) = spec
+        .iter()
+        .find(|(key, value)| stash.get(*key).is_some_and(|other| other != *value))
+    {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let annotation = stash.get(key).map(text).unwrap_or_default();
+        return Err(SplitError::Contradiction {
+            key: key.clone(),
+            annotation,
+            spec: text(wanted),
+        });
+    }
+    let all = std::mem::take(stash).into_iter().chain(spec);
+    let (above, below): (Map<_, _>, Map<_, _>) = all.partition(|(key, _)| ignored.contains(key));
+    *stash = below;
+    Ok(rest(pod.node_selector.as_ref(), above.into()))
+}
+
+/// A member after its division: gone if nothing is left of it, but not if it was empty from the start.
+fn rest(before: Option<&Value>, after: Value) -> Option<Value> {
+    let empty = after.as_object().is_some_and(Map::is_empty) || after.as_array().is_some_and(Vec::is_empty);
+    (!empty || before == Some(&after)).then_some(after)
+}
+
+fn split_required(
+    upper: &mut Map<String, Value>,
+    stash: &mut Map<String, Value>,
+    ignored: &BTreeSet<String>,
+) -> Result<(), SplitError> {
+    let terms = required_terms(upper).unwrap_or_default();
+    if terms.iter().any(|term| share(term, ignored) != Share::Above) {
+        let terms: Vec<Value> = terms.iter().filter(|term| !is_empty(term)).cloned().collect();
+        put_required_terms(upper, None);
+        let joined = match required_terms(stash) {
+            None => terms,
+            Some(other) => join(other, &terms)?,
+        };
+        put_required_terms(stash, Some(joined));
+    }
+    if required_terms(upper).is_none() {
+        let condition = required_terms(stash).and_then(|terms| necessary(terms, ignored));
+        if let Some(terms) = condition.filter(|terms| !terms.is_empty()) {
+            put_required_terms(upper, Some(terms));
+        }
+    }
+    Ok(())
+}
+
+/// The terms that hold where one of `left` and one of `right` hold.
+fn join(left: &[Value], right: &[Value]) -> Result<Vec<Value>, SplitError> {
+    let left: Vec<&Value> = left.iter().filter(|term| !is_empty(term)).collect();
+    let count = left.len() * right.len();
+    if count > MAX_JOINED_TERMS {
+        return Err(SplitError::TooManyTerms { terms: count });
+    }
+    Ok(left
+        .iter()
+        .flat_map(|left| right.iter().map(|right| both(left, right)))
+        .collect())
+}
+
+fn split_preferred(
+    upper: &mut Map<String, Value>,
+    stash: &mut Map<String, Value>,
+    ignored: &BTreeSet<String>,
+) {
+    let mut kept = Vec::new();
+    let mut below = list_at(stash, "nodeAffinity", PREFERRED).to_vec();
+    for preference in list_at(upper, "nodeAffinity", PREFERRED) {
+        let term = preference.get("preference").unwrap_or(&Value::Null);
+        match share(term, ignored) {
+            Share::Above => kept.push(preference.clone()),
+            Share::Below => below.push(preference.clone()),
+            Share::Mixed => {
+                below.push(preference.clone());
+                let mut wish = preference.clone();
+                wish["preference"] = above(term, ignored);
+                kept.push(wish);
+            }
+        }
+    }
+    if below.len() > list_at(stash, "nodeAffinity", PREFERRED).len() {
+        put_list(upper, "nodeAffinity", PREFERRED, kept);
+        put_list(stash, "nodeAffinity", PREFERRED, below);
+    }
+}
+
+fn split_anti_affinity(
+    upper: &mut Map<String, Value>,
+    stash: &mut Map<String, Value>,
+    field: &str,
+    term: &str,
+) {
+    let terms = list_at(upper, "podAntiAffinity", field).iter().cloned();
+    let (per_host, kept): (Vec<_>, Vec<_>) = terms.partition(|entry| is_per_host(entry, term));
+    if !per_host.is_empty() {
+        let below = [list_at(stash, "podAntiAffinity", field), &per_host].concat();
+        put_list(upper, "podAntiAffinity", field, kept);
+        put_list(stash, "podAntiAffinity", field, below);
+    }
+}
+
+/// Whether the topology of the constraint at `pointer` is the single host.
+fn is_per_host(constraint: &Value, pointer: &str) -> bool {
+    let key = constraint
+        .pointer(pointer)
+        .and_then(|constraint| constraint.get("topologyKey"));
+    key.and_then(Value::as_str) == Some(names::HOSTNAME)
+}
