@@ -18,6 +18,8 @@ pub mod lease;
 pub mod object;
 pub mod queue;
 pub mod recorder;
+pub mod serve;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;
 pub mod watch;
