@@ -23,6 +23,11 @@ pub const ORIGIN_UID: &str = "tensile.dev/origin-uid";
 pub const ORIGIN: &str = "tensile.dev/origin";
 /// Annotation on lower pods: hash of the translated pod; on other copies: resourceVersion of the original.
 pub const INTENT: &str = "tensile.dev/intent";
+/// Annotation on lower pods: what of the upper pod's mutable fields was carried down last, as JSON; it tells what
+/// the user changed above from what the lower cluster changed below.
+pub const APPLIED: &str = "tensile.dev/applied";
+/// Annotation on lower pods that were made again: restarts of the containers before, by name, as JSON.
+pub const RESTARTS: &str = "tensile.dev/restarts";
 /// Start of the annotations on lower pods that hold a field of the upper pod for a downward API volume, such as
 /// `tensile.dev/upper-labels`.
 pub const UPPER_FIELD_PREFIX: &str = "tensile.dev/upper-";

@@ -135,3 +135,107 @@ pub fn references(spec: &Value) -> Vec<Reference> {
 fn elements<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
     value[key].as_array().into_iter().flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn mk_reference(kind: RefKind, name: &str, optional: bool) -> Reference {
+        Reference {
+            kind,
+            name: name.to_owned(),
+            optional,
+        }
+    }
+
+    #[test]
+    fn every_way_to_refer_is_found() {
+        use RefKind::{ConfigMap, PersistentVolumeClaim, Secret};
+        let env =
+            |key: &str| json!({"containers": [{"env": [{"valueFrom": {key: {"name": "x", "key": "k"}}}]}]});
+        let volume = |volume: Value| json!({"volumes": [volume]});
+        let table = [
+            (volume(json!({"configMap": {"name": "x"}})), ConfigMap),
+            (volume(json!({"secret": {"secretName": "x"}})), Secret),
+            (
+                volume(json!({"persistentVolumeClaim": {"claimName": "x"}})),
+                PersistentVolumeClaim,
+            ),
+            (
+                volume(json!({"projected": {"sources": [{"configMap": {"name": "x"}}]}})),
+                ConfigMap,
+            ),
+            (
+                volume(json!({"projected": {"sources": [{"secret": {"name": "x"}}]}})),
+                Secret,
+            ),
+            (
+                volume(json!({"csi": {"nodePublishSecretRef": {"name": "x"}}})),
+                Secret,
+            ),
+            (volume(json!({"azureFile": {"secretName": "x"}})), Secret),
+            (volume(json!({"cephfs": {"secretRef": {"name": "x"}}})), Secret),
+            (volume(json!({"cinder": {"secretRef": {"name": "x"}}})), Secret),
+            (
+                volume(json!({"flexVolume": {"secretRef": {"name": "x"}}})),
+                Secret,
+            ),
+            (volume(json!({"iscsi": {"secretRef": {"name": "x"}}})), Secret),
+            (volume(json!({"rbd": {"secretRef": {"name": "x"}}})), Secret),
+            (volume(json!({"scaleIO": {"secretRef": {"name": "x"}}})), Secret),
+            (volume(json!({"storageos": {"secretRef": {"name": "x"}}})), Secret),
+            (env("configMapKeyRef"), ConfigMap),
+            (env("secretKeyRef"), Secret),
+            (
+                json!({"initContainers": [{"envFrom": [{"configMapRef": {"name": "x"}}]}]}),
+                ConfigMap,
+            ),
+            (
+                json!({"ephemeralContainers": [{"envFrom": [{"secretRef": {"name": "x"}}]}]}),
+                Secret,
+            ),
+        ];
+        for (spec, kind) in table {
+            assert_eq!(references(&spec), [mk_reference(kind, "x", false)], "{spec}");
+        }
+        let pull = json!({"imagePullSecrets": [{"name": "x"}]});
+        assert_eq!(references(&pull), [mk_reference(Secret, "x", true)]);
+    }
+
+    #[test]
+    fn each_object_is_named_once_and_mandatory_wins() {
+        let from = |name: &str, optional: bool| json!({"configMapRef": {"name": name, "optional": optional}});
+        let spec = json!({
+            "containers": [
+                {"envFrom": [from("b", true), from("a", true), from("a", false)]},
+                {"envFrom": [from("a", true), {"secretRef": {"name": "s"}}, from("b", true)]},
+            ],
+            "imagePullSecrets": [{"name": "s"}],
+        });
+        let expected = [
+            mk_reference(RefKind::ConfigMap, "a", false),
+            mk_reference(RefKind::ConfigMap, "b", true),
+            mk_reference(RefKind::Secret, "s", false),
+        ];
+        assert_eq!(references(&spec), expected);
+    }
+
+    #[test]
+    fn what_is_not_sent_down_or_made_below_is_not_needed() {
+        let spec = json!({
+            "volumes": [
+                {"name": "kube-api-access-1", "projected": {"sources": [
+                    {"serviceAccountToken": {}}, {"configMap": {"name": "kube-root-ca.crt"}},
+                ]}},
+                {"name": "e", "ephemeral": {"volumeClaimTemplate": {}}},
+                {"name": "c", "cephfs": {}},
+                {"name": "f", "csi": {"nodePublishSecretRef": null}},
+            ],
+            "imagePullSecrets": [{"name": ""}, {}],
+        });
+        assert_eq!(references(&spec), []);
+        assert_eq!(references(&json!({})), []);
+    }
+}

@@ -2,15 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Gate, UPPERS, conditions};
+use super::{CONTAINER_STATUSES, Gate, Restarts, UPPERS, conditions};
 
 /// Members that a lower node's address is replaced in.
 const HOST_ADDRESSES: [&str; 2] = ["hostIP", "hostIPs"];
-const CONTAINER_STATUSES: [&str; 3] = [
-    "initContainerStatuses",
-    "containerStatuses",
-    "ephemeralContainerStatuses",
-];
 /// Exit code of a container whose end nobody saw, as a kubelet reports it: 128 + SIGKILL.
 const UNSEEN_EXIT_CODE: i32 = 137;
 /// A kubelet's own reason for such an end.
@@ -27,8 +22,8 @@ pub struct Upper<'a> {
     pub phase: &'a str,
     /// Its readiness gates, from [`gates`](super::gates).
     pub gates: &'a [Gate],
-    /// Restarts that earlier lower pods of the same upper pod had, by container name.
-    pub restarts: &'a [(Box<str>, i64)],
+    /// Restarts that earlier lower pods of the same upper pod had.
+    pub restarts: &'a Restarts,
 }
 
 /// The status members that are ours, in upper terms, for a lower pod with `lower_status` on a virtual node with the
@@ -78,13 +73,14 @@ fn replace_generation(status: &mut Map<String, Value>, generation: i64) {
     }
 }
 
-fn add_restarts(status: &mut Map<String, Value>, restarts: &[(Box<str>, i64)]) {
+/// Restart counts go on where those of an earlier lower pod ended.
+fn add_restarts(status: &mut Map<String, Value>, restarts: &Restarts) {
     for container in container_statuses_mut(status) {
-        let Some((_, before)) = restarts.iter().find(|(name, _)| container["name"] == **name) else {
-            continue;
-        };
-        let own = container["restartCount"].as_i64().unwrap_or_default();
-        container["restartCount"] = json!(own.saturating_add(*before));
+        let before = container["name"].as_str().map_or(0, |name| restarts.of(name));
+        if before > 0 {
+            let own = container["restartCount"].as_i64().unwrap_or_default();
+            container["restartCount"] = json!(own.saturating_add(before));
+        }
     }
 }
 

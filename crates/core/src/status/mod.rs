@@ -4,6 +4,9 @@
 //! becomes so. Everything else of the upper status belongs to the upper cluster and is never sent: the conditions
 //! PodScheduled, DisruptionTarget and those of readiness gates, qosClass, and what the upper scheduler and claim
 //! controllers write.
+//!
+//! Without a lower pod there is a [`Problem`] to tell; [`vanished`] and [`may_start_again`] say what becomes of a pod
+//! whose lower pod is gone.
 
 mod conditions;
 mod desired;
@@ -11,12 +14,14 @@ mod fingerprint;
 mod gate;
 mod patch;
 mod problem;
+mod restarts;
 
 pub use desired::{Upper, desired, terminal, vanished};
 pub use fingerprint::Fingerprint;
 pub use gate::{Gate, gates};
 pub use patch::{Patch, Sent, patch};
 pub use problem::Problem;
+pub use restarts::{Restarts, may_start_again};
 
 /// Status members that the upper cluster writes, or that never change.
 const UPPERS: [&str; 6] = [
@@ -46,3 +51,13 @@ const REMOVABLE_CONDITIONS: [&str; 3] = [
     "PodResizeInProgress",
     "AllContainersRestarting",
 ];
+
+/// Lists of container statuses.
+const CONTAINER_STATUSES: [&str; 3] = [
+    "initContainerStatuses",
+    "containerStatuses",
+    "ephemeralContainerStatuses",
+];
+
+#[cfg(test)]
+mod tests;

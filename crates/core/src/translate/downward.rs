@@ -166,10 +166,185 @@ fn go_quote(text: &str) -> String {
             '\t' => quoted.push_str("\\t"),
             '\u{b}' => quoted.push_str("\\v"),
             // A String takes every write.
-            c if c < ' ' || c == '\u{7f}' => drop(write!(quoted, "\\x{:02x}", u32::from(c))),
+            c if c.is_ascii_control() => drop(write!(quoted, "\\x{:02x}", u32::from(c))),
+            c if c.is_control() => drop(write!(quoted, "\\u{:04x}", u32::from(c))),
             c => quoted.push(c),
         }
     }
     quoted.push('"');
     quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Metadata and spec of the lower pod for one with this `spec`, in the lower namespace `shop`, with the label
+    /// `team` ignored.
+    fn resolved(mut spec: Value, lower_namespace: &str) -> (Value, Value) {
+        let metadata = json!({
+            "name": "web-0", "namespace": "shop", "uid": "u-1",
+            "labels": {"app": "web", "team": "a"},
+            "annotations": {"note": "say \"$(X)\"\n", "tensile.dev/split": "{}"},
+        });
+        spec["nodeName"] = json!("vnode");
+        spec["serviceAccountName"] = json!("builder");
+        let upper_spec = spec.clone();
+        let upper = Upper {
+            metadata: metadata.as_object().unwrap(),
+            spec: upper_spec.as_object().unwrap(),
+            lower_namespace,
+            ignore_labels: &["team".to_owned()],
+        };
+        let mut lower_metadata = Object::new();
+        upper.resolve(&mut lower_metadata, spec.as_object_mut().unwrap());
+        (Value::Object(lower_metadata), spec)
+    }
+
+    fn mk_env(path: &str) -> Value {
+        json!({"name": "V", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}})
+    }
+
+    #[test]
+    fn environment_has_upper_meaning() {
+        let table = [
+            ("metadata.uid", "u-1"),
+            ("spec.nodeName", "vnode"),
+            ("spec.serviceAccountName", "builder"),
+            ("metadata.labels['team']", "a"),
+            ("metadata.labels['tensile.dev/origin-uid']", ""),
+            ("metadata.annotations['tensile.dev/split']", "{}"),
+        ];
+        for list in ["initContainers", "containers", "ephemeralContainers"] {
+            for (path, value) in table {
+                let (_, lower) = resolved(json!({list: [{"name": "c", "env": [mk_env(path)]}]}), "shop");
+                assert_eq!(
+                    lower[list][0]["env"],
+                    json!([{"name": "V", "value": value}]),
+                    "{path}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_means_the_same_below_stays_a_reference() {
+        for path in [
+            "metadata.name",
+            "metadata.namespace",
+            "metadata.labels['app']",
+            "metadata.annotations['note']",
+            "status.hostIP",
+            "status.hostIPs",
+            "status.podIP",
+            "status.podIPs",
+            "a.field.of.tomorrow",
+        ] {
+            let spec = json!({
+                "containers": [{"name": "c", "env": [mk_env(path)]}],
+                "volumes": [{"name": "v", "downwardAPI": {"items": [{"path": "p", "fieldRef": {"fieldPath": path}}]}}],
+            });
+            let (metadata, lower) = resolved(spec.clone(), "shop");
+            assert_eq!(lower["containers"], spec["containers"], "{path}");
+            assert_eq!(lower["volumes"], spec["volumes"], "{path}");
+            assert_eq!(metadata, json!({}));
+        }
+        let resource = json!([{"name": "V", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}]);
+        let (_, lower) = resolved(json!({"containers": [{"name": "c", "env": resource}]}), "shop");
+        assert_eq!(lower["containers"][0]["env"], resource);
+    }
+
+    #[test]
+    fn a_mapped_namespace_keeps_its_upper_name() {
+        let volume = json!({"downwardAPI": {"items": [{"path": "p", "fieldRef": {"fieldPath": "metadata.namespace"}}]}});
+        let spec = json!({"containers": [{"env": [mk_env("metadata.namespace")]}], "volumes": [volume]});
+        let (metadata, lower) = resolved(spec, "upper-shop");
+        assert_eq!(
+            lower["containers"][0]["env"],
+            json!([{"name": "V", "value": "shop"}])
+        );
+        assert_eq!(
+            metadata["annotations"],
+            json!({"tensile.dev/upper-namespace": "shop"})
+        );
+        let field = &lower["volumes"][0]["downwardAPI"]["items"][0]["fieldRef"];
+        assert_eq!(
+            *field,
+            json!({"fieldPath": "metadata.annotations['tensile.dev/upper-namespace']"})
+        );
+    }
+
+    #[test]
+    fn a_literal_is_not_expanded_by_the_lower_kubelet() {
+        let upper = json!({"annotations": {"tensile.dev/x": "$(X) $$ $"}});
+        let upper = Upper {
+            metadata: upper.as_object().unwrap(),
+            spec: &Object::new(),
+            lower_namespace: "",
+            ignore_labels: &[],
+        };
+        let mut env = mk_env("metadata.annotations['tensile.dev/x']")
+            .as_object()
+            .unwrap()
+            .clone();
+        upper.resolve_env(&mut env);
+        assert_eq!(env["value"], "$$(X) $$$$ $$");
+    }
+
+    #[test]
+    fn volumes_read_upper_values_from_the_lower_pod() {
+        let items = |paths: &[&str]| {
+            let items = paths
+                .iter()
+                .map(|path| json!({"path": "p", "mode": 256, "fieldRef": {"fieldPath": path}}));
+            json!({"items": items.collect::<Vec<_>>()})
+        };
+        let upper = [
+            "metadata.uid",
+            "metadata.labels",
+            "metadata.annotations",
+            "metadata.labels['team']",
+        ];
+        let spec = json!({"volumes": [
+            {"name": "v", "downwardAPI": items(&upper)},
+            {"name": "p", "projected": {"sources": [{"secret": {}}, {"downwardAPI": items(&upper[..1])}]}},
+        ]});
+        let (metadata, lower) = resolved(spec, "shop");
+        let team = annotation_key("metadata.labels['team']");
+        let below = [
+            "metadata.labels['tensile.dev/origin-uid']".to_owned(),
+            "metadata.annotations['tensile.dev/upper-labels']".to_owned(),
+            "metadata.annotations['tensile.dev/upper-annotations']".to_owned(),
+            format!("metadata.annotations['{team}']"),
+        ];
+        let below: Vec<_> = below.iter().map(String::as_str).collect();
+        assert_eq!(
+            lower["volumes"],
+            json!([
+                {"name": "v", "downwardAPI": items(&below)},
+                {"name": "p", "projected": {"sources": [{"secret": {}}, {"downwardAPI": items(&below[..1])}]}},
+            ])
+        );
+        assert_eq!(
+            metadata["annotations"],
+            json!({
+                "tensile.dev/upper-labels": "app=\"web\"\nteam=\"a\"",
+                "tensile.dev/upper-annotations": "note=\"say \\\"$(X)\\\"\\n\"\ntensile.dev/split=\"{}\"",
+                team: "a",
+            })
+        );
+    }
+
+    #[test]
+    fn text_is_quoted_as_go_quotes_it() {
+        for (text, quoted) in [
+            ("", r#""""#),
+            ("päd", r#""päd""#),
+            ("a\"b\\c", r#""a\"b\\c""#),
+            ("\u{7}\u{8}\u{c}\n\r\t\u{b}", r#""\a\b\f\n\r\t\v""#),
+            ("\u{1}\u{7f}\u{85}", r#""\x01\x7f\u0085""#),
+        ] {
+            assert_eq!(go_quote(text), quoted);
+        }
+    }
 }

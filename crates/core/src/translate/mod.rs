@@ -13,6 +13,7 @@
 //! | `environment` | service environment variables |
 //! | `volumes` | volume kinds that cannot cross clusters |
 //! | `lower_only` | fields that the lower cluster computes itself |
+//! | [`update`] | what a later change of the upper pod changes below |
 //! | [`object`] | ConfigMaps, Secrets, Namespaces |
 
 use serde_json::Value;
@@ -29,6 +30,7 @@ pub mod object;
 pub mod pod;
 mod scheduling;
 mod service_account;
+pub mod update;
 mod volumes;
 
 pub use intent::fingerprint;

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::json::{Object, text};
+use super::json::{Object, containers_mut, text};
 use super::{Note, TranslateError, fingerprint, member};
-use super::{downward, environment, lower_only, metadata, scheduling, service_account, volumes};
+use super::{downward, environment, lower_only, metadata, scheduling, service_account, update, volumes};
 use crate::{names, stash};
 
 /// What the translation knows about the virtual node and the two clusters.
@@ -51,7 +51,8 @@ pub struct Lower {
     pub pod: Value,
     /// Ephemeral containers, which no pod may have at its creation: they follow as an update.
     pub ephemeral_containers: Vec<Value>,
-    /// What [`names::INTENT`] of the lower pod is when nothing has to be updated: 16 hex digits.
+    /// What [`names::INTENT`] of the lower pod is when nothing has to be updated: 16 hex digits. With ephemeral
+    /// containers that is not yet so for [`pod`](Self::pod) itself.
     pub intent: String,
     /// What the user should learn.
     pub notes: Vec<Note>,
@@ -128,22 +129,27 @@ fn finish(
     service_env: &[(String, String)],
     notes: Vec<Note>,
 ) -> Lower {
-    let ephemeral_containers = match spec.remove("ephemeralContainers") {
+    let mut ephemeral_containers = match spec.remove("ephemeralContainers") {
         Some(Value::Array(containers)) => containers,
         _ => Vec::new(),
     };
     let created = fingerprint(&json!([metadata, spec]));
     let intent = match ephemeral_containers.as_slice() {
-        [] => hex(created),
-        containers => hex(fingerprint(&json!([created, containers]))),
+        [] => created,
+        containers => fingerprint(&json!([created, containers])),
     };
+    let applied = update::applied(&metadata, &spec).to_string();
+    metadata::annotate(&mut metadata, names::APPLIED, applied);
     metadata::annotate(&mut metadata, names::INTENT, hex(created));
-    environment::inject(&mut spec, service_env);
+    let ephemeral = ephemeral_containers.iter_mut().filter_map(Value::as_object_mut);
+    containers_mut(&mut spec)
+        .chain(ephemeral)
+        .for_each(|container| environment::inject(container, service_env));
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
     Lower {
         pod,
         ephemeral_containers,
-        intent,
+        intent: hex(intent),
         notes,
     }
 }
@@ -152,5 +158,7 @@ fn hex(hash: u64) -> String {
     format!("{hash:016x}")
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

@@ -40,3 +40,68 @@ fn is_of_upper_cluster(toleration: &Value) -> bool {
     key == names::PROVIDER_TAINT
         || default_seconds && [names::TAINT_NOT_READY, names::TAINT_UNREACHABLE].contains(&key)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replaced(upper: Value, constraints: Constraints) -> Value {
+        let Value::Object(mut spec) = upper else {
+            panic!("a spec is an object")
+        };
+        replace(&mut spec, constraints, None);
+        Value::Object(spec)
+    }
+
+    #[test]
+    fn every_scheduling_member_is_that_of_the_constraints() {
+        let upper = json!({
+            "nodeName": "vnode", "schedulerName": "mine", "schedulingGates": [], "restartPolicy": "Always",
+            "nodeSelector": {"clusterID": "a"}, "affinity": {"nodeAffinity": {}}, "tolerations": [{"key": "upper"}],
+            "topologySpreadConstraints": [{"maxSkew": 1}],
+        });
+        assert_eq!(
+            replaced(upper.clone(), Constraints::default()),
+            json!({"restartPolicy": "Always"})
+        );
+        let constraints = Constraints {
+            node_selector: Some(json!({"disk": "ssd"})),
+            affinity: Some(json!({"podAffinity": {}})),
+            tolerations: Some(json!([{"key": "lower"}])),
+            topology_spread_constraints: Some(json!([{"maxSkew": 2}])),
+        };
+        assert_eq!(
+            replaced(upper, constraints),
+            json!({
+                "restartPolicy": "Always", "nodeSelector": {"disk": "ssd"}, "affinity": {"podAffinity": {}},
+                "tolerations": [{"key": "lower"}], "topologySpreadConstraints": [{"maxSkew": 2}],
+            })
+        );
+    }
+
+    #[test]
+    fn tolerations_for_the_virtual_node_alone_are_left_out() {
+        let no_execute = |key: &str, seconds: i64| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
+        let kept = [
+            json!({"operator": "Exists"}),
+            json!({"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"}),
+            no_execute("node.kubernetes.io/not-ready", 299),
+            no_execute("node.kubernetes.io/memory-pressure", 300),
+        ];
+        let mut all = vec![
+            no_execute("node.kubernetes.io/not-ready", 300),
+            no_execute("node.kubernetes.io/unreachable", 300),
+            json!({"key": "virtual-kubelet.io/provider", "operator": "Exists"}),
+        ];
+        all.extend(kept.iter().cloned());
+        let constraints = |list: &[Value]| Constraints {
+            tolerations: Some(json!(list)),
+            ..Constraints::default()
+        };
+        assert_eq!(
+            replaced(json!({}), constraints(&all)),
+            json!({"tolerations": kept})
+        );
+        assert_eq!(replaced(json!({}), constraints(&all[..3])), json!({}));
+    }
+}

@@ -2,10 +2,10 @@
 
 use super::*;
 
-/// A context over static parts, with changes made by `change`.
-fn with_context<T>(change: impl FnOnce(&mut Context<'_>), run: impl FnOnce(&Context<'_>) -> T) -> T {
+/// Runs with a context in which nothing is special.
+pub(super) fn with_context<T>(run: impl FnOnce(&Context<'_>) -> T) -> T {
     let (node_labels, ignored_keys, policy) = (BTreeMap::new(), BTreeSet::new(), Policy::default());
-    let mut context = Context {
+    let context = Context {
         origin_cluster: "upper-uid",
         node_name: "vnode",
         node_labels: &node_labels,
@@ -15,11 +15,10 @@ fn with_context<T>(change: impl FnOnce(&mut Context<'_>), run: impl FnOnce(&Cont
         service_env: &[],
         policy: &policy,
     };
-    change(&mut context);
     run(&context)
 }
 
-fn mk_pod(spec: &Value) -> Value {
+pub(super) fn mk_pod(spec: &Value) -> Value {
     json!({
         "metadata": {"name": "web-0", "namespace": "shop", "uid": "u-1"},
         "spec": spec,
@@ -27,10 +26,10 @@ fn mk_pod(spec: &Value) -> Value {
 }
 
 fn translate(upper: &Value) -> Lower {
-    with_context(|_| {}, |context| to_lower(upper, context).unwrap())
+    with_context(|context| to_lower(upper, context).unwrap())
 }
 
-/// The members of the lower spec for an upper `spec`, less those that every lower pod has.
+/// The lower spec for an upper `spec`, less the members that every lower pod has.
 fn lower_spec(spec: &Value) -> Value {
     let mut lower = translate(&mk_pod(spec)).pod;
     let spec = lower["spec"].as_object_mut().unwrap();
@@ -73,6 +72,7 @@ fn identity_goes_and_the_way_back_is_added() {
                 },
                 "annotations": {
                     "note": "kept", "tensile.dev/origin": "shop/web-0", "tensile.dev/intent": lower.intent,
+                    "tensile.dev/applied": lower.pod["metadata"]["annotations"]["tensile.dev/applied"],
                 },
             },
             "spec": {
@@ -112,5 +112,268 @@ fn the_service_account_leaves_no_trace() {
             "initContainers": [{"name": "i", "volumeMounts": left}],
             "containers": [{"name": "c"}],
         })
+    );
+}
+
+#[test]
+fn each_row_of_the_spec_becomes_what_the_table_says() {
+    let table = [
+        (
+            "node, scheduler and gates",
+            json!({"nodeName": "vnode", "schedulerName": "mine", "schedulingGates": [{"name": "g"}]}),
+            json!({}),
+        ),
+        (
+            "priority and preemption",
+            json!({"priority": 7, "priorityClassName": "high", "preemptionPolicy": "Never"}),
+            json!({}),
+        ),
+        (
+            "runtime class, whose overhead admission computes again",
+            json!({"runtimeClassName": "kata", "overhead": {"podFixed": {"cpu": "1"}}}),
+            json!({"runtimeClassName": "kata"}),
+        ),
+        (
+            "readiness gates, which count above",
+            json!({"readinessGates": [{"conditionType": "lb"}]}),
+            json!({}),
+        ),
+        (
+            "gang scheduling and evictors",
+            json!({"schedulingGroup": {}, "podGroup": "g", "workloadRef": {}, "evictionResponders": []}),
+            json!({}),
+        ),
+        (
+            "resource claims, with every use",
+            json!({
+                "resourceClaims": [{"name": "gpu"}],
+                "resources": {"claims": [{"name": "gpu"}], "limits": {"cpu": "1"}},
+                "containers": [{"name": "c", "resources": {"claims": [{"name": "gpu"}], "requests": {"cpu": "1"}}}],
+            }),
+            json!({
+                "resources": {"limits": {"cpu": "1"}},
+                "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}],
+            }),
+        ),
+        (
+            "trust bundles and pod certificates",
+            json!({"volumes": [{"name": "v", "projected": {"sources": [
+                {"clusterTrustBundle": {"name": "b", "path": "p"}}, {"podCertificate": {"signerName": "s"}},
+                {"configMap": {"name": "m"}},
+            ]}}]}),
+            json!({"volumes": [{"name": "v", "projected": {"sources": [{"configMap": {"name": "m"}}]}}]}),
+        ),
+    ];
+    for (row, upper, lower) in table {
+        assert_eq!(lower_spec(&upper), lower, "{row}");
+    }
+}
+
+#[test]
+fn what_describes_the_workload_is_copied_as_it_is() {
+    let rows = [
+        json!({"hostname": "web-0", "subdomain": "web", "setHostnameAsFQDN": true, "hostnameOverride": "h"}),
+        json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["10.0.0.1"]}, "hostAliases": [{"ip": "10.0.0.1"}]}),
+        json!({"securityContext": {"runAsUser": 1}, "hostUsers": false, "os": {"name": "linux"}}),
+        json!({"hostNetwork": true, "hostPID": true, "hostIPC": true, "shareProcessNamespace": true}),
+        json!({"activeDeadlineSeconds": 60, "restartPolicy": "Never", "terminationGracePeriodSeconds": 5}),
+        json!({"imagePullSecrets": [{"name": "pull"}], "containers": [{
+            "name": "c", "envFrom": [{"configMapRef": {"name": "m"}}], "livenessProbe": {}, "lifecycle": {},
+            "resources": {"requests": {"cpu": "1", "example.com/fpga": "1"}}, "restartPolicyRules": [],
+        }]}),
+        json!({"volumes": [
+            {"name": "a", "persistentVolumeClaim": {"claimName": "p"}}, {"name": "b", "hostPath": {"path": "/"}},
+            {"name": "c", "csi": {"driver": "d"}}, {"name": "d", "ephemeral": {}}, {"name": "e", "image": {}},
+            {"name": "f", "emptyDir": {}}, {"name": "g", "secret": {"secretName": "s", "optional": true}},
+        ]}),
+        json!({"aMemberOfTomorrow": {"deep": [1, null]}}),
+    ];
+    for row in rows {
+        assert_eq!(lower_spec(&row), row);
+    }
+}
+
+#[test]
+fn ignored_labels_stay_above_and_are_remembered() {
+    let mut upper = mk_pod(&json!({}));
+    upper["metadata"]["labels"] = json!({"app": "web", "team": "a", "tier": ""});
+    let ignored = ["team", "tier", "absent"].map(str::to_owned);
+    let metadata = with_context(|context| {
+        let context = Context {
+            ignore_labels: &ignored,
+            ..*context
+        };
+        to_lower(&upper, &context).unwrap().pod["metadata"].take()
+    });
+    assert_eq!(
+        metadata["labels"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .filter(|k| !k.contains('/'))
+            .collect::<Vec<_>>(),
+        ["app"]
+    );
+    assert_eq!(
+        metadata["annotations"]["tripped-labels"],
+        json!(r#"{"team":"a","tier":""}"#)
+    );
+}
+
+#[test]
+fn the_policy_names_scheduler_and_priority_class_and_refuses_the_host() {
+    let policy = Policy {
+        scheduler_name: Some("lower-scheduler".to_owned()),
+        priority_classes: BTreeMap::from([("high".to_owned(), "upper-high".to_owned())]),
+        host_namespaces: false,
+        host_path: false,
+    };
+    let run = |spec: &Value| {
+        let context = |context: &Context<'_>| {
+            to_lower(
+                &mk_pod(spec),
+                &Context {
+                    policy: &policy,
+                    ..*context
+                },
+            )
+        };
+        with_context(context).map(|lower| lower.pod["spec"].clone())
+    };
+    let spec =
+        run(&json!({"priorityClassName": "high", "schedulerName": "x", "hostNetwork": false})).unwrap();
+    assert_eq!(spec["schedulerName"], "lower-scheduler");
+    assert_eq!(spec["priorityClassName"], "upper-high");
+    for (spec, named) in [
+        (json!({"hostNetwork": true}), "hostNetwork"),
+        (json!({"hostPID": true}), "hostPID"),
+        (json!({"hostIPC": true}), "hostIPC"),
+        (
+            json!({"volumes": [{"name": "root", "hostPath": {"path": "/"}}]}),
+            "hostPath of volume root",
+        ),
+    ] {
+        let error = run(&spec).unwrap_err().to_string();
+        assert!(error.starts_with(named), "{error}");
+    }
+}
+
+#[test]
+fn the_user_learns_what_is_left_out() {
+    let upper = mk_pod(&json!({
+        "resourceClaims": [{"name": "gpu"}],
+        "schedulingGroup": {"podGroupName": "g"},
+        "volumes": [{"name": "v", "projected": {"sources": [{"clusterTrustBundle": {"path": "p"}}]}}],
+    }));
+    let notes = translate(&upper).notes;
+    let notes: Vec<_> = notes
+        .iter()
+        .map(|note| (note.reason(), note.to_string()))
+        .collect();
+    let note = |reason, text: &str| (reason, text.to_owned());
+    assert_eq!(
+        notes,
+        [
+            note(
+                "FieldNotOffloaded",
+                "schedulingGroup refers to objects of the upper cluster and is left out of the lower pod"
+            ),
+            note(
+                "ResourceClaimsNotOffloaded",
+                "resource claims are bound to nodes of one cluster and are left out of the lower pod: gpu"
+            ),
+            note(
+                "VolumeSourceNotOffloaded",
+                "volume v: source clusterTrustBundle has no meaning in the lower cluster and is left out"
+            ),
+        ]
+    );
+}
+
+#[test]
+fn a_pod_without_identity_is_malformed() {
+    for (upper, path) in [
+        (json!({"spec": {}}), "metadata"),
+        (
+            json!({"metadata": {"name": "n", "namespace": "m", "uid": "u"}}),
+            "spec",
+        ),
+        (
+            json!({"metadata": {"name": "n", "namespace": "m"}, "spec": {}}),
+            "uid",
+        ),
+        (
+            json!({"metadata": {"namespace": "m", "uid": "u"}, "spec": {}}),
+            "name",
+        ),
+    ] {
+        let error = with_context(|context| to_lower(&upper, context))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            format!("{path} of the upper pod is missing or of the wrong type")
+        );
+    }
+}
+
+#[test]
+fn ephemeral_containers_wait_for_the_pod_but_count_for_the_intent() {
+    let without = translate(&mk_pod(&json!({"containers": [{"name": "c"}]})));
+    let with = translate(&mk_pod(&json!({
+        "containers": [{"name": "c"}],
+        "ephemeralContainers": [{"name": "debug", "image": "sh"}],
+    })));
+    assert_eq!(with.pod, without.pod);
+    assert_eq!(
+        with.ephemeral_containers,
+        [json!({"name": "debug", "image": "sh"})]
+    );
+    assert_eq!(
+        without.pod["metadata"]["annotations"]["tensile.dev/intent"],
+        without.intent
+    );
+    assert_ne!(with.intent, without.intent);
+}
+
+#[test]
+fn service_variables_come_first_and_yield_to_the_containers_own() {
+    let env = [
+        ("A_HOST".to_owned(), "1".to_owned()),
+        ("B_HOST".to_owned(), "2".to_owned()),
+    ];
+    let upper = mk_pod(&json!({
+        "initContainers": [{"name": "i"}],
+        "containers": [{"name": "c", "env": [{"name": "X", "value": "$(B_HOST)"}, {"name": "A_HOST", "value": "mine"}]}],
+        "ephemeralContainers": [{"name": "e"}],
+    }));
+    let translate = |env: &[(String, String)]| {
+        with_context(|context| {
+            to_lower(
+                &upper,
+                &Context {
+                    service_env: env,
+                    ..*context
+                },
+            )
+            .unwrap()
+        })
+    };
+    let lower = translate(&env);
+    let (a, b) = (
+        json!({"name": "A_HOST", "value": "1"}),
+        json!({"name": "B_HOST", "value": "2"}),
+    );
+    assert_eq!(
+        lower.pod["spec"]["initContainers"],
+        json!([{"name": "i", "env": [a, b]}])
+    );
+    assert_eq!(lower.ephemeral_containers, [json!({"name": "e", "env": [a, b]})]);
+    let own = json!([b, {"name": "X", "value": "$(B_HOST)"}, {"name": "A_HOST", "value": "mine"}]);
+    assert_eq!(lower.pod["spec"]["containers"][0]["env"], own);
+    assert_eq!(
+        lower.intent,
+        translate(&[]).intent,
+        "a new service is no reason to update a pod"
     );
 }
