@@ -1,1 +1,35 @@
 //! Runs real control planes for live tests, the demo and the benchmarks.
+//!
+//! ```text
+//! Binaries      etcd, kube-apiserver … : from a folder, a cache, or built once from the Go modules
+//!    │
+//! Cluster       one control plane in a folder of its own, on loopback or in a network namespace
+//!    ├─ kwok    simulated nodes, any number and size
+//!    └─ real    containerd, kubelet and kube-proxy in a network namespace
+//!    │
+//! Run           everything that this process started: cleared on drop, by a guard process when this
+//!               process dies in any way, or by the next run
+//! ```
+//!
+//! Errors are `anyhow`: a failure of the harness is read by a person, never handled by a program.
+
+pub mod binaries;
+mod cluster;
+mod component;
+mod control_plane;
+mod kwok;
+mod leases;
+mod pki;
+mod process;
+mod run;
+mod spec;
+pub mod support;
+
+pub use binaries::Binaries;
+pub use cluster::{Cluster, Output};
+pub use component::Component;
+pub use kwok::NodeTemplate;
+pub use leases::PortLease;
+pub use process::Process;
+pub use run::clear_leftovers;
+pub use spec::ClusterSpec;

@@ -1,0 +1,487 @@
+//! One cluster: its control plane, its users, and its end.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::{
+    Api, Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::{io::AsyncWriteExt, net::TcpStream, process::Command};
+
+use crate::{
+    binaries::Binaries,
+    control_plane::{self, Endpoint, Plan},
+    kwok::Kwok,
+    pki::{Identity, MASTERS, Pki},
+    process::{Invocation, Process},
+    run::{self, Folder},
+    spec::ClusterSpec,
+    support::await_condition,
+};
+
+/// How long a component may take to become ready. A quiet machine needs three seconds; a busy one with two cores,
+/// on which several clusters start while something compiles, has been seen to need thirty.
+const READY_DEADLINE: Duration = Duration::from_secs(120);
+
+/// How long a component may take to end after SIGTERM before it is killed.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Attempts to start a control plane, when something else took one of its ports in the meantime.
+const ATTEMPTS: u32 = 3;
+
+/// A running cluster. Dropping it ends and removes everything that belongs to it.
+pub struct Cluster {
+    spec: ClusterSpec,
+    pub(crate) binaries: Binaries,
+    endpoint: Endpoint,
+    pki: Pki,
+    kubeconfig: PathBuf,
+    components: Mutex<BTreeMap<String, Part>>,
+    pub(crate) kwok: tokio::sync::Mutex<Option<Kwok>>,
+    // Last: dropping it clears what the fields above have left.
+    folder: Folder,
+}
+
+/// A component's command line, and its process while it runs.
+struct Part {
+    invocation: Invocation,
+    process: Option<Arc<Process>>,
+}
+
+/// What a command printed, and how it ended.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// How the command ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+// === impl Output ===
+
+impl Output {
+    /// The standard output of a command that succeeded.
+    ///
+    /// # Errors
+    /// The command failed; the message holds what it printed.
+    pub fn ok(self) -> Result<String> {
+        if self.status.success() {
+            return Ok(self.stdout);
+        }
+        bail!("{}: {}{}", self.status, self.stderr, self.stdout)
+    }
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Starts a cluster and waits until its API server is ready and pods can be created.
+    ///
+    /// # Errors
+    /// The binaries cannot be obtained, or a component does not become ready; its logs are kept.
+    pub async fn start(spec: ClusterSpec) -> Result<Self> {
+        let binaries = Binaries::obtain().await?;
+        let mut attempt = 1;
+        loop {
+            let cluster = Self::prepare(spec.clone(), binaries.clone(), Endpoint::loopback()?)?;
+            match cluster.start_control_plane().await {
+                Ok(()) => return Ok(cluster),
+                Err(_) if attempt < ATTEMPTS && cluster.lost_a_port() => attempt += 1,
+                Err(error) => {
+                    run::note_failure();
+                    return Err(error.context(format!("cluster {} did not start", cluster.spec.name)));
+                }
+            }
+        }
+    }
+
+    /// Makes the folder, the keys and the admin's kubeconfig; starts nothing.
+    fn prepare(spec: ClusterSpec, binaries: Binaries, endpoint: Endpoint) -> Result<Self> {
+        let folder = Folder::create(&spec.name)?;
+        let pki = Pki::create(&folder.path().join("pki"), endpoint.address)?;
+        let kubeconfig = folder.path().join("admin.kubeconfig");
+        let admin = pki.client("tensile-e2e-admin", &[MASTERS])?;
+        write_kubeconfig(
+            &kubeconfig,
+            &spec.name,
+            &endpoint.api_server_url(),
+            pki.ca(),
+            &admin,
+        )?;
+        let (components, kwok) = Default::default();
+        Ok(Self {
+            spec,
+            binaries,
+            endpoint,
+            pki,
+            kubeconfig,
+            components,
+            kwok,
+            folder,
+        })
+    }
+
+    async fn start_control_plane(&self) -> Result<()> {
+        let plan = Plan {
+            spec: &self.spec,
+            binaries: &self.binaries,
+            endpoint: &self.endpoint,
+            pki: &self.pki,
+            folder: self.folder.path(),
+            kubeconfig: &self.kubeconfig,
+        };
+        self.launch(plan.etcd())?;
+        let etcd = SocketAddr::new(self.endpoint.address, self.endpoint.etcd_client);
+        self.await_component(
+            "etcd",
+            || async move { Ok(TcpStream::connect(etcd).await.map(drop)?) },
+        )
+        .await?;
+        self.launch(plan.api_server()?)?;
+        self.await_api_server().await?;
+        if self.spec.scheduler {
+            self.launch(plan.scheduler()?)?;
+        }
+        if self.spec.controller_manager {
+            self.launch(plan.controller_manager())?;
+            self.await_service_accounts().await?;
+        }
+        Ok(())
+    }
+
+    /// Starts a component, and remembers how, so that it can be started again.
+    pub(crate) fn launch(&self, invocation: Invocation) -> Result<()> {
+        let process = Some(Arc::new(invocation.start(&self.folder)?));
+        self.components
+            .lock()
+            .insert(invocation.name.clone(), Part { invocation, process });
+        Ok(())
+    }
+
+    /// Waits for an answer while the component runs.
+    pub(crate) async fn await_component<F>(&self, name: &str, ask: impl Fn() -> F) -> Result<()>
+    where
+        F: Future<Output = Result<()>>,
+    {
+        let process = self.process(name)?;
+        let (ask, process) = (&ask, &process);
+        let what = format!("{name} of cluster {} ready", self.spec.name);
+        await_condition(&what, READY_DEADLINE, || async move {
+            // The outer result ends the waiting, the inner one is only "not yet".
+            match process.check_running() {
+                Err(ended) => Ok(Some(Err(ended))),
+                Ok(()) => ask().await.map(|()| Some(Ok(()))),
+            }
+        })
+        .await?
+    }
+
+    async fn await_api_server(&self) -> Result<()> {
+        let client = self.client().await?;
+        let ask = || async {
+            let request = http_get("/readyz")?;
+            client
+                .request_text(request)
+                .await
+                .map(drop)
+                .map_err(anyhow::Error::from)
+        };
+        self.await_component("kube-apiserver", ask).await
+    }
+
+    /// Pods are refused until the controller-manager has made the service account that they run as.
+    async fn await_service_accounts(&self) -> Result<()> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await?, "default");
+        self.await_component("kube-controller-manager", || async {
+            Ok(accounts.get("default").await.map(drop)?)
+        })
+        .await
+    }
+
+    fn lost_a_port(&self) -> bool {
+        let components = self.components.lock();
+        let mut processes = components
+            .values()
+            .filter_map(|component| component.process.as_ref());
+        processes.any(|process| process.log_tail().contains("address already in use"))
+    }
+
+    /// The cluster's name.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// A new client with the rights of an administrator. A client belongs to the tokio runtime that made it.
+    ///
+    /// # Errors
+    /// The kubeconfig cannot be used.
+    pub async fn client(&self) -> Result<Client> {
+        client_of(&self.kubeconfig).await
+    }
+
+    /// The administrator's kubeconfig file; all keys are in it.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// Writes a kubeconfig for another user, known by a client certificate.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn kubeconfig_for(&self, user: &str, groups: &[&str]) -> Result<PathBuf> {
+        self.write_kubeconfig(
+            user,
+            &self.endpoint.api_server_url(),
+            &self.pki.client(user, groups)?,
+        )
+    }
+
+    /// Writes an administrator's kubeconfig that goes to another address of the API server, such as a fault proxy on
+    /// loopback.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn kubeconfig_through(&self, address: SocketAddr) -> Result<PathBuf> {
+        let user = format!("through-{}", address.port());
+        self.write_kubeconfig(
+            &user,
+            &format!("https://{address}"),
+            &self.pki.client(&user, &[MASTERS])?,
+        )
+    }
+
+    fn write_kubeconfig(&self, user: &str, server: &str, identity: &Identity) -> Result<PathBuf> {
+        let path = self
+            .folder
+            .path()
+            .join(format!("{}.kubeconfig", user.replace([':', '/'], "-")));
+        write_kubeconfig(&path, &self.spec.name, server, self.pki.ca(), identity)?;
+        Ok(path)
+    }
+
+    /// The certificate, as PEM, of the authority that signs for users and kubelets.
+    pub fn client_ca_pem(&self) -> &str {
+        self.pki.ca()
+    }
+
+    /// The file of the authority that signs for users and kubelets.
+    pub fn client_ca_file(&self) -> PathBuf {
+        self.pki.path("ca.crt")
+    }
+
+    /// Makes a serving certificate for DNS names and addresses, signed by the cluster's CA; returns the files of the
+    /// certificate and of the key.
+    ///
+    /// # Errors
+    /// A host is not a name, or the files cannot be written.
+    pub fn serving_certificate(&self, name: &str, hosts: &[&str]) -> Result<(PathBuf, PathBuf)> {
+        let hosts: Vec<_> = hosts.iter().map(|&host| host.to_owned()).collect();
+        self.pki.write(name, &self.pki.serving(&hosts)?)
+    }
+
+    /// Where the API server listens.
+    pub fn api_server(&self) -> SocketAddr {
+        SocketAddr::new(self.endpoint.address, self.endpoint.api_server)
+    }
+
+    /// The address at which this cluster's nodes and API server are reached.
+    pub fn address(&self) -> IpAddr {
+        self.endpoint.address
+    }
+
+    /// Runs kubectl as administrator.
+    ///
+    /// # Errors
+    /// kubectl cannot be run; that it failed is told by the output.
+    pub async fn kubectl(&self, args: &[&str]) -> Result<Output> {
+        self.kubectl_with_input(args, "").await
+    }
+
+    /// Runs kubectl as administrator with something to read on its standard input.
+    ///
+    /// # Errors
+    /// kubectl cannot be run; that it failed is told by the output.
+    pub async fn kubectl_with_input(&self, args: &[&str], input: &str) -> Result<Output> {
+        let mut child = self
+            .kubectl_command(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot run kubectl")?;
+        let mut stdin = child.stdin.take().context("kubectl has no standard input")?;
+        // kubectl may end without reading all of it, which is no failure of ours.
+        let write = async move { drop(stdin.write_all(input.as_bytes()).await) };
+        let ((), output) = tokio::join!(write, child.wait_with_output());
+        let output = output?;
+        Ok(Output {
+            status: output.status,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// A kubectl command as administrator, to be started by the caller; it is killed when dropped.
+    pub fn kubectl_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.binaries.path("kubectl"));
+        command
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .args(args)
+            .kill_on_drop(true);
+        // Discovery is cached in the folder: the caches of several clusters on one port must not mix.
+        command.env("KUBECACHEDIR", self.folder.path().join("kubectl-cache"));
+        command
+    }
+
+    /// Applies manifests, YAML or JSON.
+    ///
+    /// # Errors
+    /// kubectl refuses them.
+    pub async fn apply(&self, manifests: &str) -> Result<()> {
+        self.kubectl_with_input(&["apply", "-f", "-"], manifests)
+            .await?
+            .ok()
+            .map(drop)
+    }
+
+    /// The audit log, JSON lines; written only with [`ClusterSpec::with_audit_log`].
+    pub fn audit_log(&self) -> PathBuf {
+        control_plane::audit_log(self.folder.path())
+    }
+
+    /// The folder of the components' logs.
+    pub fn logs_dir(&self) -> PathBuf {
+        self.folder.logs()
+    }
+
+    /// A folder for the caller's files; it is removed with the cluster.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A running component, such as `kube-apiserver` or `kwok`.
+    ///
+    /// # Errors
+    /// There is no such component, or it was stopped.
+    pub fn process(&self, component: &str) -> Result<Arc<Process>> {
+        let components = self.components.lock();
+        let known = components.get(component).with_context(|| {
+            let names = components
+                .keys()
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join(", ");
+            anyhow!(
+                "cluster {} has no component {component:?}, only {names}",
+                self.spec.name
+            )
+        })?;
+        known
+            .process
+            .clone()
+            .with_context(|| format!("{component} of cluster {} is stopped", self.spec.name))
+    }
+
+    /// The names and process ids of all running components.
+    pub fn pids(&self) -> BTreeMap<String, u32> {
+        let components = self.components.lock();
+        let running = components
+            .iter()
+            .filter_map(|(name, component)| Some((name, component.process.as_ref()?)));
+        running
+            .map(|(name, process)| (name.clone(), process.pid()))
+            .collect()
+    }
+
+    /// Stops a component as an orderly shutdown would.
+    ///
+    /// # Errors
+    /// It does not run, or does not end even when killed.
+    pub async fn stop_component(&self, component: &str) -> Result<()> {
+        let process = self.process(component)?;
+        process.terminate().await?;
+        if process.wait_exit(STOP_DEADLINE).await.is_err() {
+            process.kill().await?;
+        }
+        self.forget_process(component);
+        Ok(())
+    }
+
+    /// Kills a component, as a crash would.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub async fn kill_component(&self, component: &str) -> Result<()> {
+        self.process(component)?.kill().await?;
+        self.forget_process(component);
+        Ok(())
+    }
+
+    fn forget_process(&self, component: &str) {
+        if let Some(known) = self.components.lock().get_mut(component) {
+            known.process = None;
+        }
+    }
+
+    /// Starts a stopped component as it was started first; an API server is waited for.
+    ///
+    /// # Errors
+    /// There is no such component, or it does not become ready.
+    pub async fn start_component(&self, component: &str) -> Result<()> {
+        let invocation = self
+            .components
+            .lock()
+            .get(component)
+            .map(|known| known.invocation.clone());
+        let invocation = invocation.with_context(|| format!("{} has no {component:?}", self.spec.name))?;
+        self.launch(invocation)?;
+        if component == "kube-apiserver" {
+            self.await_api_server().await?;
+        }
+        Ok(())
+    }
+}
+
+/// A client for a kubeconfig file.
+pub(crate) async fn client_of(kubeconfig: &Path) -> Result<Client> {
+    let file = Kubeconfig::read_from(kubeconfig)?;
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
+}
+
+fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {
+    Ok(http::Request::get(path).body(Vec::new())?)
+}
+
+/// Writes a kubeconfig; JSON is YAML, so no YAML library is needed.
+fn write_kubeconfig(path: &Path, name: &str, server: &str, ca: &str, identity: &Identity) -> Result<()> {
+    let encode = |pem: &str| BASE64_STANDARD.encode(pem);
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": name, "cluster": {"server": server, "certificate-authority-data": encode(ca)}}],
+        "users": [{"name": name, "user": {
+            "client-certificate-data": encode(&identity.certificate),
+            "client-key-data": encode(&identity.key),
+        }}],
+        "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+        "current-context": name,
+    });
+    fs::write(path, kubeconfig.to_string()).with_context(|| format!("cannot write {}", path.display()))
+}

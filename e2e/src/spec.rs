@@ -1,0 +1,86 @@
+//! What a cluster shall be like.
+
+use serde_json::Value;
+
+/// A cluster to start: by default a whole control plane on loopback, without nodes.
+#[derive(Clone, Debug)]
+pub struct ClusterSpec {
+    pub(crate) name: String,
+    pub(crate) scheduler: bool,
+    pub(crate) scheduler_config: Value,
+    pub(crate) controller_manager: bool,
+    pub(crate) audit_log: bool,
+    pub(crate) verify_kubelets: bool,
+    pub(crate) api_server_args: Vec<String>,
+    pub(crate) controller_manager_args: Vec<String>,
+}
+
+// === impl ClusterSpec ===
+
+impl ClusterSpec {
+    /// A cluster with a name, which also names its folder and its nodes.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            scheduler: true,
+            scheduler_config: Value::Null,
+            controller_manager: true,
+            audit_log: false,
+            verify_kubelets: false,
+            api_server_args: Vec::new(),
+            controller_manager_args: Vec::new(),
+        }
+    }
+
+    /// Starts no kube-scheduler: pods stay pending until something else binds them.
+    #[must_use]
+    pub fn without_scheduler(mut self) -> Self {
+        self.scheduler = false;
+        self
+    }
+
+    /// Fields of a `KubeSchedulerConfiguration`, such as `profiles` and `extenders`.
+    #[must_use]
+    pub fn scheduler_config(mut self, config: Value) -> Self {
+        self.scheduler_config = config;
+        self
+    }
+
+    /// Starts no kube-controller-manager: no namespace or owner is ever cleaned up, and pods that want a service
+    /// account are refused.
+    #[must_use]
+    pub fn without_controller_manager(mut self) -> Self {
+        self.controller_manager = false;
+        self
+    }
+
+    /// Writes an audit log (level Metadata) to [`crate::Cluster::audit_log`].
+    #[must_use]
+    pub fn with_audit_log(mut self) -> Self {
+        self.audit_log = true;
+        self
+    }
+
+    /// Lets the API server verify the serving certificates of kubelets and virtual nodes with the cluster's CA.
+    #[must_use]
+    pub fn verify_kubelets(mut self) -> Self {
+        self.verify_kubelets = true;
+        self
+    }
+
+    /// Adds arguments of kube-apiserver.
+    #[must_use]
+    pub fn api_server_args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.api_server_args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds arguments of kube-controller-manager.
+    #[must_use]
+    pub fn controller_manager_args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.controller_manager_args
+            .extend(args.into_iter().map(Into::into));
+        self
+    }
+}

@@ -1,0 +1,129 @@
+//! What live tests share: waiting for conditions, namespaces that end with a test, questions about pods.
+
+use std::{fmt::Debug, future::Future, time::Duration};
+
+use anyhow::{Context, Result, anyhow};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, PostParams},
+};
+
+use crate::run;
+
+/// How often a condition is looked at: short against what is waited for, long against the cost of looking.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Asks until the answer is `Ok(Some(value))`, at most for `deadline`.
+///
+/// An `Err` counts as "not yet": the error is quoted when the deadline passes.
+///
+/// # Errors
+/// The deadline passed. The logs of all clusters of this process are then kept.
+pub async fn await_condition<T, F>(what: &str, deadline: Duration, mut ask: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<Option<T>>>,
+{
+    let mut last_error: Option<anyhow::Error> = None;
+    let until_met = async {
+        loop {
+            match ask().await {
+                Ok(Some(value)) => return value,
+                Ok(None) => last_error = None,
+                Err(error) => last_error = Some(error),
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    };
+    if let Ok(value) = tokio::time::timeout(deadline, until_met).await {
+        return Ok(value);
+    }
+    run::note_failure();
+    let late = format!("{what}: not within {deadline:?}");
+    Err(last_error
+        .unwrap_or_else(|| anyhow!("the condition was not met"))
+        .context(late))
+}
+
+/// Creates a namespace with a generated name and returns the name. It is not deleted: it ends with its cluster.
+///
+/// # Errors
+/// The API server refuses it.
+pub async fn temp_namespace(client: &Client) -> Result<String> {
+    let mut namespace = Namespace::default();
+    namespace.metadata.generate_name = Some("test-".to_owned());
+    let created = Api::all(client.clone())
+        .create(&PostParams::default(), &namespace)
+        .await?;
+    created
+        .metadata
+        .name
+        .context("the API server gave the namespace no name")
+}
+
+/// Deletes a namespace, without waiting until it is gone.
+///
+/// # Errors
+/// The API server refuses it.
+pub async fn delete_namespace(client: &Client, name: &str) -> Result<()> {
+    Api::<Namespace>::all(client.clone())
+        .delete(name, &DeleteParams::background())
+        .await?;
+    Ok(())
+}
+
+/// Creates an object from JSON or any other serialisable form.
+///
+/// # Errors
+/// The JSON is not such an object, or the API server refuses it.
+pub async fn create<K>(api: &Api<K>, object: serde_json::Value) -> Result<K>
+where
+    K: kube::Resource + Clone + Debug + serde::de::DeserializeOwned + serde::Serialize,
+{
+    Ok(api
+        .create(&PostParams::default(), &serde_json::from_value(object)?)
+        .await?)
+}
+
+/// Waits until a pod is Running and Ready; returns it.
+///
+/// # Errors
+/// It is not within `deadline`.
+pub async fn pod_running(client: &Client, namespace: &str, name: &str, deadline: Duration) -> Result<Pod> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    await_condition(
+        &format!("pod {namespace}/{name} Running and Ready"),
+        deadline,
+        || async {
+            let pod = pods.get(name).await?;
+            if is_ready(&pod) {
+                return Ok(Some(pod));
+            }
+            Err(anyhow!("its status is {}", serde_json::to_string(&pod.status)?))
+        },
+    )
+    .await
+}
+
+/// Waits until a pod is gone.
+///
+/// # Errors
+/// It still exists after `deadline`.
+pub async fn pod_gone(client: &Client, namespace: &str, name: &str, deadline: Duration) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    await_condition(&format!("pod {namespace}/{name} gone"), deadline, || async {
+        Ok(pods.get_opt(name).await?.is_none().then_some(()))
+    })
+    .await
+}
+
+/// Whether a pod is Running and has the condition Ready.
+pub fn is_ready(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    let ready = status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    ready && status.phase.as_deref() == Some("Running")
+}
