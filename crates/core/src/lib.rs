@@ -5,6 +5,7 @@
 //! [`serde_json::Value`]s: known paths are edited, unknown fields survive.
 
 pub mod affinity;
+pub mod avoidance;
 pub mod hash;
 pub mod labels;
 pub mod names;

@@ -45,6 +45,9 @@ pub const CLUSTER: &str = "tensile.dev/cluster";
 /// Annotation on that Secret: `"true"` lets the cluster go without touching it.
 pub const ABANDON: &str = "tensile.dev/abandon";
 
+/// Annotation on upper pods: the virtual nodes that the webhook made the pod avoid, separated by commas.
+pub const AVOIDED_NODES: &str = "tensile.dev/avoided-nodes";
+
 /// Taint key on virtual nodes, as virtual-kubelet's.
 pub const PROVIDER_TAINT: &str = "virtual-kubelet.io/provider";
 /// Value of [`PROVIDER_TAINT`].

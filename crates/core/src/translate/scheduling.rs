@@ -34,9 +34,11 @@ pub(super) fn replace(spec: &mut Object, constraints: Constraints, scheduler_nam
 /// adds by default (lower admission adds its own).
 fn is_of_upper_cluster(toleration: &Value) -> bool {
     let key = toleration["key"].as_str().unwrap_or_default();
-    let by_default = toleration["tolerationSeconds"] == DEFAULT_TOLERATION_SECONDS;
+    let default_seconds = toleration["tolerationSeconds"] == json!(DEFAULT_TOLERATION_SECONDS)
+        && toleration["effect"] == "NoExecute"
+        && toleration["operator"] == "Exists";
     key == names::PROVIDER_TAINT
-        || by_default && [names::TAINT_NOT_READY, names::TAINT_UNREACHABLE].contains(&key)
+        || default_seconds && [names::TAINT_NOT_READY, names::TAINT_UNREACHABLE].contains(&key)
 }
 
 #[cfg(test)]
