@@ -1,0 +1,171 @@
+//! The pod of a review, read as far as decisions need. Each part is read by itself, so that what cannot be
+//! understood can be named.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tensile_core::stash::Constraints;
+
+/// The parts of a pod that the webhook looks at. Keys and values are as they arrived.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pod {
+    /// `metadata.labels`; `None` if the pod has no such member.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// `metadata.annotations`; `None` if the pod has no such member.
+    pub annotations: Option<BTreeMap<String, String>>,
+    /// `metadata.ownerReferences`.
+    pub owners: Vec<Owner>,
+    /// The scheduling members of `spec`.
+    pub constraints: Constraints,
+}
+
+/// An owner of the pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Owner {
+    api_version: String,
+    kind: String,
+    /// UID of the owner.
+    pub uid: String,
+    controller: Option<bool>,
+}
+
+/// A part of the pod that cannot be understood.
+#[derive(Debug, thiserror::Error)]
+#[error("{field}: {source}")]
+pub struct PodError {
+    /// Path of the part.
+    pub field: &'static str,
+    /// What is wrong with it.
+    #[source]
+    pub source: serde_json::Error,
+}
+
+#[derive(Deserialize)]
+struct Object<'a> {
+    #[serde(borrow, default)]
+    metadata: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    spec: Option<&'a RawValue>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata<'a> {
+    #[serde(borrow, default)]
+    labels: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    annotations: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    owner_references: Option<&'a RawValue>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec<'a> {
+    #[serde(borrow, default)]
+    node_selector: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    affinity: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    tolerations: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    topology_spread_constraints: Option<&'a RawValue>,
+}
+
+// === impl Pod ===
+
+impl Pod {
+    /// Reads a pod.
+    ///
+    /// # Errors
+    /// When a part that decisions need has another type than it should.
+    pub fn parse(object: &RawValue) -> Result<Self, PodError> {
+        let object: Object<'_> = part("object", Some(object))?.unwrap_or(Object {
+            metadata: None,
+            spec: None,
+        });
+        let metadata: Metadata<'_> = part("metadata", object.metadata)?.unwrap_or_default();
+        let spec: Spec<'_> = part("spec", object.spec)?.unwrap_or_default();
+        Ok(Self {
+            labels: part("metadata.labels", metadata.labels)?,
+            annotations: part("metadata.annotations", metadata.annotations)?,
+            owners: part("metadata.ownerReferences", metadata.owner_references)?.unwrap_or_default(),
+            constraints: Constraints {
+                node_selector: part("spec.nodeSelector", spec.node_selector)?,
+                affinity: part("spec.affinity", spec.affinity)?,
+                tolerations: part("spec.tolerations", spec.tolerations)?,
+                topology_spread_constraints: part(
+                    "spec.topologySpreadConstraints",
+                    spec.topology_spread_constraints,
+                )?,
+            },
+        })
+    }
+
+    /// The value of a label.
+    #[must_use]
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// The value of an annotation; an empty one is as good as none.
+    #[must_use]
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations
+            .as_ref()?
+            .get(key)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
+    }
+
+    /// The owner that replaces the pod when it is gone.
+    #[must_use]
+    pub fn controller(&self) -> Option<&Owner> {
+        self.owners.iter().find(|owner| owner.controller == Some(true))
+    }
+
+    /// Whether a DaemonSet made it: such a pod belongs to one node.
+    #[must_use]
+    pub fn is_of_daemon_set(&self) -> bool {
+        self.owners
+            .iter()
+            .any(|owner| owner.kind == "DaemonSet" && owner.api_version.starts_with("apps/"))
+    }
+}
+
+fn part<'a, T: Deserialize<'a>>(
+    field: &'static str,
+    raw: Option<&'a RawValue>,
+) -> Result<Option<T>, PodError> {
+    raw.map_or(Ok(None), |raw| {
+        serde_json::from_str(raw.get()).map_err(|source| PodError { field, source })
+    })
+}
+
+/// What a member of `spec` was before and is after.
+pub(crate) type Change<'a> = (&'static str, Option<&'a Value>, Option<&'a Value>);
+
+/// The scheduling members side by side.
+pub(crate) fn changes<'a>(before: &'a Constraints, after: &'a Constraints) -> [Change<'a>; 4] {
+    [
+        (
+            "nodeSelector",
+            before.node_selector.as_ref(),
+            after.node_selector.as_ref(),
+        ),
+        ("affinity", before.affinity.as_ref(), after.affinity.as_ref()),
+        (
+            "tolerations",
+            before.tolerations.as_ref(),
+            after.tolerations.as_ref(),
+        ),
+        (
+            "topologySpreadConstraints",
+            before.topology_spread_constraints.as_ref(),
+            after.topology_spread_constraints.as_ref(),
+        ),
+    ]
+}
