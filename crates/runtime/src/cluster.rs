@@ -146,7 +146,7 @@ impl Cluster {
             tokio::select! { () = shutdown.wait() => return, _ = tick.tick() => {} }
             match self.reload().await {
                 Ok(true) => {
-                    tracing::info!(path = %path.display(), "kubeconfig changed, new credentials in use")
+                    tracing::info!(path = %path.display(), "kubeconfig changed, new credentials in use");
                 }
                 Ok(false) => {}
                 Err(error) => {

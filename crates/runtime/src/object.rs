@@ -10,6 +10,7 @@ use std::marker::PhantomData;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::core::{ClusterResourceScope, NamespaceResourceScope};
+use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -76,9 +77,18 @@ pub struct Meta<K> {
     kind: PhantomData<K>,
 }
 
-#[derive(Deserialize)]
+/// An object seen through a view of the caller's choice, which reads the whole object.
+#[derive(Clone, Debug)]
+pub struct Viewed<K, View> {
+    /// Metadata without managedFields.
+    pub metadata: ObjectMeta,
+    /// What the caller looks at.
+    pub view: View,
+    kind: PhantomData<K>,
+}
+
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[derive(Default)]
 struct SlimMetadata {
     name: Option<String>,
     namespace: Option<String>,
@@ -128,6 +138,20 @@ macro_rules! resource {
 
 resource!([Spec, Status], Slim<K, Spec, Status>, false);
 resource!([], Meta<K>, true);
+resource!([View], Viewed<K, View>, false);
+
+impl<'de, K: Kind, View: DeserializeOwned> Deserialize<'de> for Viewed<K, View> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        let meta: Meta<K> = serde_json::from_str(raw.get()).map_err(D::Error::custom)?;
+        let view = serde_json::from_str(raw.get()).map_err(D::Error::custom)?;
+        Ok(Self {
+            metadata: meta.metadata,
+            view,
+            kind: PhantomData,
+        })
+    }
+}
 
 /// `None` for any type; `Option`'s own default would ask the type parameter for one.
 fn none<T>() -> Option<T> {
@@ -173,6 +197,22 @@ mod tests {
         assert_eq!(
             pod.status.as_deref().map(RawValue::get),
             Some(r#"{"phase":"Running"}"#)
+        );
+    }
+
+    #[test]
+    fn a_view_reads_the_whole_object_also_in_a_watch_event() {
+        #[derive(Clone, Debug, Deserialize)]
+        struct View {
+            status: std::collections::BTreeMap<String, String>,
+        }
+        let event = serde_json::from_str::<WatchEvent<Viewed<Pods, View>>>(EVENT);
+        let Ok(WatchEvent::Added(pod)) = event else {
+            panic!()
+        };
+        assert_eq!(
+            (pod.metadata.uid.as_deref(), &*pod.view.status["phase"]),
+            (Some("u"), "Running")
         );
     }
 

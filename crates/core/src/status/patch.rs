@@ -10,7 +10,7 @@ const PAIRS: [[&str; 2]; 2] = [["podIP", "podIPs"], ["hostIP", "hostIPs"]];
 /// Lists that a strategic merge patch would merge by address.
 const ADDRESS_LISTS: [&str; 2] = ["podIPs", "hostIPs"];
 /// Members of a condition that a merge would keep when the new condition lacks them.
-const CONDITION_OPTIONALS: [&str; 3] = ["reason", "message", "lastProbeTime"];
+const CONDITION_OPTIONALS: [&str; 4] = ["reason", "message", "lastProbeTime", "observedGeneration"];
 /// Directive of strategic merge patches.
 const DIRECTIVE: &str = "$patch";
 
@@ -61,7 +61,8 @@ pub fn patch(uid: &str, desired: &Value, sent: Option<&Sent>, current: &Fingerpr
             Some(sent) => shown != want && shown != sent.returned.get(part),
         }
     };
-    let mut status = members(desired, differs);
+    let is_shown = |name: &str| current.get(Part::Member(name)).is_some();
+    let mut status = members(desired, differs, is_shown);
     let conditions = conditions(desired, differs);
     if !conditions.is_empty() {
         status.insert("conditions".to_owned(), Value::Array(conditions));
@@ -74,7 +75,11 @@ pub fn patch(uid: &str, desired: &Value, sent: Option<&Sent>, current: &Fingerpr
 }
 
 /// The members to write, conditions aside.
-fn members(desired: &Value, differs: impl Fn(Part<'_>) -> bool) -> Map<String, Value> {
+fn members(
+    desired: &Value,
+    differs: impl Fn(Part<'_>) -> bool,
+    is_shown: impl Fn(&str) -> bool,
+) -> Map<String, Value> {
     let present = desired.as_object().into_iter().flatten();
     let present = present
         .filter(|(name, _)| name.as_str() != "conditions")
@@ -90,28 +95,30 @@ fn members(desired: &Value, differs: impl Fn(Part<'_>) -> bool) -> Map<String, V
             changed.extend(pair);
         }
     }
+    let replacement = |name: &str| match desired.get(name) {
+        None => Value::Null,
+        Some(Value::Array(list)) if ADDRESS_LISTS.contains(&name) => replaced_list(list),
+        Some(Value::Object(object)) if is_shown(name) => replaced_object(object),
+        Some(value) => value.clone(),
+    };
     changed
         .into_iter()
-        .map(|name| (name.to_owned(), replacement(name, desired.get(name))))
+        .map(|name| (name.to_owned(), replacement(name)))
         .collect()
 }
 
-/// The value that replaces a member as a whole, where a strategic merge patch would merge.
-fn replacement(name: &str, value: Option<&Value>) -> Value {
-    match value {
-        None => Value::Null,
-        Some(Value::Array(list)) if ADDRESS_LISTS.contains(&name) => {
-            let mut replaced = vec![json!({DIRECTIVE: "replace"})];
-            replaced.extend(list.iter().cloned());
-            Value::Array(replaced)
-        }
-        Some(Value::Object(object)) => {
-            let mut replaced = object.clone();
-            replaced.insert(DIRECTIVE.to_owned(), json!("replace"));
-            Value::Object(replaced)
-        }
-        Some(value) => value.clone(),
-    }
+/// A list that takes the place of the one it would be merged with.
+fn replaced_list(list: &[Value]) -> Value {
+    let directive = json!({DIRECTIVE: "replace"});
+    std::iter::once(directive).chain(list.iter().cloned()).collect()
+}
+
+/// An object that takes the place of the one it would be merged with. Only where there is one: the server drops a
+/// member with this directive that it does not have yet.
+fn replaced_object(object: &Map<String, Value>) -> Value {
+    let mut object = object.clone();
+    object.insert(DIRECTIVE.to_owned(), json!("replace"));
+    Value::Object(object)
 }
 
 /// The conditions to write. The server merges them by type, and each of them member by member.

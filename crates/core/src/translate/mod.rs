@@ -97,11 +97,10 @@ impl Note {
     }
 }
 
-/// The object at `key` of `object`, cloned: the start of a translation.
-fn member(object: &Value, key: &'static str) -> Result<serde_json::Map<String, Value>, TranslateError> {
+/// The object at `key`, which every object of an API server has.
+fn member<'a>(object: &'a Value, key: &'static str) -> Result<&'a json::Object, TranslateError> {
     object
         .get(key)
         .and_then(Value::as_object)
-        .cloned()
         .ok_or(TranslateError::Malformed { path: key })
 }

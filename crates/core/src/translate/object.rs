@@ -26,11 +26,11 @@ pub fn to_lower(
     let mut metadata = upper_metadata.clone();
     metadata::strip(&mut metadata);
     metadata::annotations(&mut metadata);
-    metadata::mark(&mut metadata, &upper_metadata, origin_cluster);
+    metadata::mark(&mut metadata, upper_metadata, origin_cluster);
     metadata::annotate(
         &mut metadata,
         names::INTENT,
-        text(&upper_metadata, "resourceVersion").to_owned(),
+        text(upper_metadata, "resourceVersion").to_owned(),
     );
     metadata.insert("namespace".to_owned(), json!(lower_namespace));
 

@@ -82,7 +82,7 @@ impl Default for Policy {
 pub fn to_lower(upper: &Value, context: &Context<'_>) -> Result<Lower, TranslateError> {
     let upper_metadata = member(upper, "metadata")?;
     let upper_spec = member(upper, "spec")?;
-    identified(&upper_metadata)?;
+    identified(upper_metadata)?;
     let constraints = stash::lower_constraints(upper, context.node_labels, context.ignored_keys)
         .map_err(TranslateError::Stash)?;
     let mut notes = Vec::new();
@@ -98,12 +98,12 @@ pub fn to_lower(upper: &Value, context: &Context<'_>) -> Result<Lower, Translate
     metadata::strip(&mut lower_metadata);
     metadata::annotations(&mut lower_metadata);
     metadata::labels(&mut lower_metadata, context.ignore_labels, context.node_name);
-    metadata::mark(&mut lower_metadata, &upper_metadata, context.origin_cluster);
+    metadata::mark(&mut lower_metadata, upper_metadata, context.origin_cluster);
     lower_metadata.insert("namespace".to_owned(), json!(context.lower_namespace));
 
     let upper = downward::Upper {
-        metadata: &upper_metadata,
-        spec: &upper_spec,
+        metadata: upper_metadata,
+        spec: upper_spec,
         lower_namespace: context.lower_namespace,
         ignore_labels: context.ignore_labels,
     };

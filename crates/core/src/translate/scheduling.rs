@@ -34,11 +34,9 @@ pub(super) fn replace(spec: &mut Object, constraints: Constraints, scheduler_nam
 /// adds by default (lower admission adds its own).
 fn is_of_upper_cluster(toleration: &Value) -> bool {
     let key = toleration["key"].as_str().unwrap_or_default();
-    let default_seconds = toleration["tolerationSeconds"] == json!(DEFAULT_TOLERATION_SECONDS)
-        && toleration["effect"] == "NoExecute"
-        && toleration["operator"] == "Exists";
+    let by_default = toleration["tolerationSeconds"] == DEFAULT_TOLERATION_SECONDS;
     key == names::PROVIDER_TAINT
-        || default_seconds && [names::TAINT_NOT_READY, names::TAINT_UNREACHABLE].contains(&key)
+        || by_default && [names::TAINT_NOT_READY, names::TAINT_UNREACHABLE].contains(&key)
 }
 
 #[cfg(test)]

@@ -17,12 +17,18 @@ fn merged(status: &Value, body: &Value) -> Value {
             (_, Value::Array(list)) if list.first() == Some(&json!({"$patch": "replace"})) => {
                 status[name] = json!(list[1..]);
             }
-            (_, Value::Object(object)) => {
-                assert_eq!(object["$patch"], "replace", "an object would be merged");
+            // As a server of Kubernetes 1.36: the directive needs something to replace.
+            (_, Value::Object(object)) if object.contains_key("$patch") => {
                 let mut object = object.clone();
                 object.remove("$patch");
-                status[name] = Value::Object(object);
+                if status.get(name).is_some() {
+                    status[name] = Value::Object(object);
+                }
             }
+            (_, Value::Object(object)) => match status[name].as_object_mut() {
+                Some(old) => old.extend(object.clone()),
+                None => status[name] = value.clone(),
+            },
             (_, value) => status[name] = value.clone(),
         }
     }
@@ -84,7 +90,7 @@ fn the_first_patch_says_all_that_is_new_and_carries_the_uid() {
             "hostIP": HOST_IP, "hostIPs": [{"$patch": "replace"}, {"ip": HOST_IP}],
             "conditions": [{
                 "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:05Z",
-                "reason": null, "message": null, "lastProbeTime": null,
+                "reason": null, "message": null, "lastProbeTime": null, "observedGeneration": null,
             }],
             "containerStatuses": mk_running()["containerStatuses"],
         }})

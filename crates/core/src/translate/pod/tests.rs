@@ -48,7 +48,8 @@ fn identity_goes_and_the_way_back_is_added() {
             "generation": 2, "creationTimestamp": "2026-01-01T00:00:00Z", "deletionTimestamp": "2026-01-01T00:00:00Z",
             "deletionGracePeriodSeconds": 30, "managedFields": [{}], "selfLink": "/x",
             "ownerReferences": [{"uid": "rs"}], "finalizers": ["a/b"], "newField": {"kept": true},
-            "labels": {"app": "web", "virtual-pod": "true", "pod-template-hash": "5", "tensile.dev/origin-uid": "other"},
+            "labels": {"app": "web", "virtual-pod": "true", "pod-template-hash": "5", "tensile.dev/origin-uid": "other",
+                "tensile.dev/cluster": "mine"},
             "annotations": {
                 "note": "kept", "clusterSelector": "{}", "tensile.dev/split": "{}",
                 "kubernetes.io/config.source": "file", "kubectl.kubernetes.io/last-applied-configuration": "{}",
@@ -89,6 +90,7 @@ fn the_service_account_leaves_no_trace() {
         {"name": "kube-api-access-x2x", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"},
         {"name": "token", "mountPath": "/t"},
         {"name": "mixed", "mountPath": "/m"},
+        {"name": "empty", "mountPath": "/e"},
     ]);
     let lower = lower_spec(&json!({
         "serviceAccountName": "builder", "serviceAccount": "builder", "automountServiceAccountToken": true,
@@ -100,15 +102,17 @@ fn the_service_account_leaves_no_trace() {
             {"name": "mixed", "projected": {"sources": [
                 {"serviceAccountToken": {"path": "token"}}, {"secret": {"name": "s"}},
             ]}},
+            {"name": "empty", "projected": {"sources": []}},
         ],
         "initContainers": [{"name": "i", "volumeMounts": mounts}],
         "containers": [{"name": "c", "volumeMounts": [mounts[0]]}],
     }));
-    let left = json!([{"name": "mixed", "mountPath": "/m"}]);
+    let left = json!([{"name": "mixed", "mountPath": "/m"}, {"name": "empty", "mountPath": "/e"}]);
+    let empty = json!({"name": "empty", "projected": {"sources": []}});
     assert_eq!(
         lower,
         json!({
-            "volumes": [{"name": "mixed", "projected": {"sources": [{"secret": {"name": "s"}}]}}],
+            "volumes": [{"name": "mixed", "projected": {"sources": [{"secret": {"name": "s"}}]}}, empty],
             "initContainers": [{"name": "i", "volumeMounts": left}],
             "containers": [{"name": "c"}],
         })
@@ -375,5 +379,29 @@ fn service_variables_come_first_and_yield_to_the_containers_own() {
         lower.intent,
         translate(&[]).intent,
         "a new service is no reason to update a pod"
+    );
+}
+
+#[test]
+fn the_stash_says_what_places_the_pod_below() {
+    let mut upper = mk_pod(&json!({"nodeSelector": {"clusterID": "a"}, "tolerations": [{"key": "upper"}]}));
+    upper["metadata"]["annotations"] = json!({
+        names::CLUSTER_SELECTOR: json!({"nodeSelector": {"disk": "ssd"}, "tolerations": [{"key": "lower"}]}).to_string(),
+    });
+    let spec = translate(&upper).pod["spec"].take();
+    assert_eq!(spec["nodeSelector"], json!({"disk": "ssd"}));
+    assert_eq!(spec["tolerations"], json!([{"key": "lower"}]));
+
+    upper["metadata"]["annotations"][names::CLUSTER_SELECTOR] = json!("{\"nodeSelector\": 1}");
+    let error = with_context(|context| to_lower(&upper, context)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot read the scheduling constraints of the pod"
+    );
+    assert!(
+        std::error::Error::source(&error)
+            .unwrap()
+            .to_string()
+            .contains("clusterSelector")
     );
 }

@@ -1,0 +1,230 @@
+//! Flags of `tensile-virtual-node`; those of tensile-kube keep their names and meaning.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use tensile_core::names;
+use tensile_runtime::args::CommonArgs;
+
+/// Shows a lower cluster as a Node of the upper cluster and runs the pods bound to it there.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "tensile-virtual-node", version)]
+pub struct Args {
+    /// Flags that all binaries share.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Name of the virtual node.
+    #[arg(long, env = "DEFAULTNODE_NAME")]
+    pub nodename: String,
+    /// Kubeconfig of the lower cluster.
+    #[arg(long, env = "CLIENT_KUBECONFIG")]
+    pub client_kubeconfig: PathBuf,
+    /// Value of the node label clusterID; the node's name if not given.
+    #[arg(long, env = "CLUSTER_ID")]
+    pub cluster_id: Option<String>,
+    /// Address of the kubelet API.
+    #[arg(long, env = "LISTEN", default_value_t = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10250))]
+    pub listen: SocketAddr,
+    /// Port of the kubelet API, over that of --listen.
+    #[arg(long, env = "KUBELET_PORT", hide = true)]
+    pub kubelet_port: Option<u16>,
+    /// Address that the Node publishes, reachable from the upper API server; that of --listen if it is one.
+    #[arg(long, env = "VKUBELET_POD_IP")]
+    pub node_ip: Option<IpAddr>,
+    /// ExternalIP that the Node publishes.
+    #[arg(long, env = "VKUBELET_EXTERNAL_POD_IP", hide = true)]
+    pub external_ip: Option<IpAddr>,
+    /// A further label of the Node, as key:value.
+    #[arg(long, env = "VKUBELET_NODE_LABEL", value_parser = label)]
+    pub node_label: Option<(String, String)>,
+    /// Key of the Node's taint.
+    #[arg(long, env = "VKUBELET_TAINT_KEY", default_value = names::PROVIDER_TAINT)]
+    pub taint_key: String,
+    /// Value of the Node's taint.
+    #[arg(long, env = "VKUBELET_TAINT_VALUE", default_value = names::PROVIDER_TAINT_VALUE)]
+    pub taint_value: String,
+    /// Effect of the Node's taint.
+    #[arg(long, env = "VKUBELET_TAINT_EFFECT", default_value = "NoSchedule",
+          value_parser = ["NoSchedule", "NoExecute", "PreferNoSchedule"])]
+    pub taint_effect: String,
+    /// Certificate of the kubelet API (PEM); self-made if not given.
+    #[arg(long, env = "APISERVER_CERT_LOCATION", requires = "tls_private_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, env = "APISERVER_KEY_LOCATION", requires = "tls_cert_file")]
+    pub tls_private_key_file: Option<PathBuf>,
+    /// CA of client certificates (PEM); that of the upper API server if not given.
+    #[arg(long, env = "APISERVER_CA_CERT_LOCATION")]
+    pub client_ca_file: Option<PathBuf>,
+    /// Pod labels that stay in the upper cluster.
+    #[arg(
+        long,
+        env = "IGNORE_LABELS",
+        value_delimiter = ',',
+        default_value = "pod-group.scheduling.sigs.k8s.io"
+    )]
+    pub ignore_labels: Vec<String>,
+    /// Label keys that select virtual nodes, as the webhook's flag of this name.
+    #[arg(long, env = "IGNORE_SELECTOR_KEYS", value_delimiter = ',', default_value = names::CLUSTER_ID)]
+    pub ignore_selector_keys: Vec<String>,
+    /// How long the lower cluster may be silent before the Node is not ready, in seconds.
+    #[arg(long, env = "UNREACHABLE_GRACE", value_parser = seconds, default_value = "40")]
+    pub unreachable_grace: Duration,
+    /// Requests to the lower cluster that run at a time for pods.
+    #[arg(long, env = "POD_WORKERS", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub pod_workers: u16,
+}
+
+/// The flags contradict each other or leave something open.
+#[derive(Debug, thiserror::Error)]
+pub enum ArgsError {
+    /// No address to publish.
+    #[error("--node-ip is missing: --listen {listen} is no address that the upper API server could reach")]
+    NodeIp {
+        /// What `--listen` says.
+        listen: SocketAddr,
+    },
+}
+
+// === impl Args ===
+
+impl Args {
+    /// Where the kubelet API listens.
+    #[must_use]
+    pub fn listen(&self) -> SocketAddr {
+        let mut listen = self.listen;
+        if let Some(port) = self.kubelet_port {
+            listen.set_port(port);
+        }
+        listen
+    }
+
+    /// The address that the Node publishes.
+    ///
+    /// # Errors
+    /// When neither `--node-ip` nor `--listen` tells it.
+    pub fn node_ip(&self) -> Result<IpAddr, ArgsError> {
+        let listen = self.listen.ip();
+        match self.node_ip {
+            Some(ip) => Ok(ip),
+            None if !listen.is_unspecified() => Ok(listen),
+            None => Err(ArgsError::NodeIp { listen: self.listen }),
+        }
+    }
+
+    /// The Node's taint.
+    #[must_use]
+    pub fn taint(&self) -> Value {
+        json!({"key": self.taint_key, "value": self.taint_value, "effect": self.taint_effect})
+    }
+
+    /// Further labels of the Node.
+    #[must_use]
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        self.node_label.iter().cloned().collect()
+    }
+
+    /// Keys that select virtual nodes.
+    #[must_use]
+    pub fn ignored_keys(&self) -> BTreeSet<String> {
+        named(&self.ignore_selector_keys).collect()
+    }
+
+    /// Labels that stay above.
+    #[must_use]
+    pub fn ignored_labels(&self) -> Vec<String> {
+        named(&self.ignore_labels).collect()
+    }
+}
+
+fn named(list: &[String]) -> impl Iterator<Item = String> {
+    list.iter()
+        .map(|key| key.trim().to_owned())
+        .filter(|key| !key.is_empty())
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((key, value)) if !key.trim().is_empty() && !value.contains(':') => {
+            Ok((key.trim().to_owned(), value.trim().to_owned()))
+        }
+        _ => Err("give one label as key:value".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .map(Duration::from_secs)
+        .map_err(|_| "give a whole number of seconds".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn mk_args(more: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from(
+            ["x", "--nodename", "vn", "--client-kubeconfig", "f"]
+                .iter()
+                .chain(more),
+        )
+    }
+
+    #[test]
+    fn the_published_address_is_told_by_one_of_two_flags() {
+        assert!(
+            mk_args(&[])
+                .unwrap()
+                .node_ip()
+                .unwrap_err()
+                .to_string()
+                .contains("--node-ip")
+        );
+        assert_eq!(
+            mk_args(&["--listen", "10.0.0.1:1"])
+                .unwrap()
+                .node_ip()
+                .unwrap()
+                .to_string(),
+            "10.0.0.1"
+        );
+        assert_eq!(
+            mk_args(&["--node-ip", "10.0.0.2"])
+                .unwrap()
+                .node_ip()
+                .unwrap()
+                .to_string(),
+            "10.0.0.2"
+        );
+    }
+
+    #[test]
+    fn wrong_values_are_refused_by_flag() {
+        for wrong in [
+            ["--node-label", "a"],
+            ["--node-label", "a:b:c"],
+            ["--taint-effect", "Never"],
+            ["--tls-cert-file", "only-half"],
+            ["--unreachable-grace", "soon"],
+        ] {
+            let error = mk_args(&wrong).unwrap_err().to_string();
+            assert!(error.contains(&wrong[0][..6]), "{error}");
+        }
+    }
+
+    #[test]
+    fn lists_are_trimmed_and_empty_ones_are_empty() {
+        let args = mk_args(&["--ignore-labels", "", "--ignore-selector-keys", "a, b"]).unwrap();
+        assert!(args.ignored_labels().is_empty());
+        assert_eq!(
+            args.ignored_keys(),
+            BTreeSet::from(["a".to_owned(), "b".to_owned()])
+        );
+    }
+}

@@ -1,0 +1,48 @@
+//! What one virtual node is, for all that work for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use kube::Client;
+
+use tensile_core::translate::pod::Policy;
+use tensile_runtime::recorder::Recorder;
+
+use crate::metrics::Metrics;
+use crate::shared::Shared;
+
+/// Clients, names and settings of one virtual node.
+#[derive(Clone)]
+pub struct Context {
+    /// The upper cluster.
+    pub upper: Client,
+    /// The lower cluster.
+    pub lower: Client,
+    /// The indices and queues.
+    pub shared: Arc<Shared>,
+    /// Events on upper pods.
+    pub recorder: Recorder,
+    /// Counters.
+    pub metrics: Metrics,
+    /// What does not change.
+    pub settings: Arc<Settings>,
+}
+
+/// What does not change while a virtual node runs.
+#[derive(Debug)]
+pub struct Settings {
+    /// Its name.
+    pub node_name: String,
+    /// UID of the upper cluster's kube-system namespace.
+    pub origin_cluster: String,
+    /// Address that it publishes.
+    pub node_ip: String,
+    /// Labels that resolve the ignored keys of a stash.
+    pub node_labels: BTreeMap<String, String>,
+    /// Keys that select virtual nodes.
+    pub ignored_keys: BTreeSet<String>,
+    /// Labels of pods that stay above.
+    pub ignore_labels: Vec<String>,
+    /// What the lower cluster allows.
+    pub policy: Policy,
+}

@@ -1,0 +1,11 @@
+//! `tensile-virtual-node`, see the library.
+
+use clap::Parser;
+use tensile_runtime::shutdown::Shutdown;
+use tensile_virtual_node::{Args, run};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    run(args, Shutdown::on_signals()?).await
+}

@@ -1,0 +1,316 @@
+//! Both sides of every object that pods may need, and which pods need it.
+
+use std::collections::{HashMap, HashSet};
+
+use tensile_core::refs::Reference;
+use tensile_core::status::Problem;
+use tensile_runtime::key::Key;
+
+use super::{Kind, ObjectKey};
+
+/// Published by the lower cluster in every namespace, and not ours to replace: pods get the lower one.
+const ROOT_CA: &str = "kube-root-ca.crt";
+
+/// One side of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Side {
+    /// `metadata.uid`.
+    pub uid: Box<str>,
+    /// Above: `metadata.resourceVersion`. Below: the version of the original that the copy was made from.
+    pub version: Box<str>,
+}
+
+/// An object and who needs it.
+#[derive(Debug, Default)]
+pub struct Object {
+    /// The original.
+    pub upper: Option<Side>,
+    /// Our copy.
+    pub lower: Option<Side>,
+    /// Pods that refer to it.
+    pub users: HashSet<Key>,
+    /// Why there is no copy, after an attempt failed.
+    pub problem: Option<Box<str>>,
+    /// Pods that wait for the copy.
+    pub(super) waiting: HashSet<Key>,
+}
+
+/// What a pod finds when it asks for its objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// All there.
+    Met,
+    /// Being made; the pod is told when that changes.
+    Pending(Vec<ObjectKey>),
+    /// Cannot be made now, for this reason.
+    Unmet(Problem),
+}
+
+/// Objects by kind and name.
+#[derive(Debug, Default)]
+pub struct Index {
+    objects: HashMap<ObjectKey, Object>,
+}
+
+// === impl Object ===
+
+impl Object {
+    /// Whether the copy is there and made from the present original. A namespace only has to be there.
+    fn is_current(&self, key: &ObjectKey) -> bool {
+        match (&self.upper, &self.lower) {
+            (_, Some(_)) if key.kind == Kind::Namespace => true,
+            (Some(upper), Some(lower)) => upper.version == lower.version,
+            _ => false,
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.upper.is_none() && self.lower.is_none() && self.users.is_empty()
+    }
+}
+
+// === impl Index ===
+
+impl Index {
+    /// The object under `key`.
+    #[must_use]
+    pub fn get(&self, key: &ObjectKey) -> Option<&Object> {
+        self.objects.get(key)
+    }
+
+    /// The original is there or gone; returns the pods that waited for it.
+    pub fn set_upper(&mut self, key: &ObjectKey, side: Option<Side>) -> Vec<Key> {
+        self.change(key, |object| object.upper = side)
+    }
+
+    /// Our copy is there or gone; returns the pods that waited for it.
+    pub fn set_lower(&mut self, key: &ObjectKey, side: Option<Side>) -> Vec<Key> {
+        self.change(key, |object| object.lower = side)
+    }
+
+    /// An attempt to make the copy failed; returns the pods that waited for it.
+    pub fn set_problem(&mut self, key: &ObjectKey, problem: &str) -> Vec<Key> {
+        let Some(object) = self.objects.get_mut(key) else {
+            return Vec::new();
+        };
+        object.problem = Some(problem.into());
+        std::mem::take(&mut object.waiting).into_iter().collect()
+    }
+
+    fn change(&mut self, key: &ObjectKey, change: impl FnOnce(&mut Object)) -> Vec<Key> {
+        let object = self.objects.entry(key.clone()).or_default();
+        change(object);
+        object.problem = None;
+        let woken = std::mem::take(&mut object.waiting).into_iter().collect();
+        if object.is_idle() {
+            self.objects.remove(key);
+        }
+        woken
+    }
+
+    /// Objects of `kind` with an original that is not in `live`.
+    #[must_use]
+    pub fn upper_not_in(&self, kind: Kind, live: &HashSet<Key>) -> Vec<ObjectKey> {
+        self.not_in(kind, live, |object| object.upper.is_some())
+    }
+
+    /// Objects of `kind` with a copy that is not in `live`.
+    #[must_use]
+    pub fn lower_not_in(&self, kind: Kind, live: &HashSet<Key>) -> Vec<ObjectKey> {
+        self.not_in(kind, live, |object| object.lower.is_some())
+    }
+
+    fn not_in(&self, kind: Kind, live: &HashSet<Key>, there: impl Fn(&Object) -> bool) -> Vec<ObjectKey> {
+        let gone = self
+            .objects
+            .iter()
+            .filter(|(key, object)| key.kind == kind && there(object));
+        gone.map(|(key, _)| key)
+            .filter(|key| !live.contains(&key.key))
+            .cloned()
+            .collect()
+    }
+
+    /// `pod` referred to `before` and refers to `after` now; returns the objects whose users changed.
+    pub fn set_users(&mut self, pod: &Key, before: &[Reference], after: &[Reference]) -> Vec<ObjectKey> {
+        let keys = |references: &[Reference]| -> HashSet<ObjectKey> {
+            references
+                .iter()
+                .filter_map(|reference| ObjectKey::of(&pod.namespace, reference))
+                .collect()
+        };
+        let (before, after) = (keys(before), keys(after));
+        for key in after.difference(&before) {
+            self.objects
+                .entry(key.clone())
+                .or_default()
+                .users
+                .insert(pod.clone());
+        }
+        for key in before.difference(&after) {
+            if let Some(object) = self.objects.get_mut(key) {
+                object.users.remove(pod);
+                if object.is_idle() {
+                    self.objects.remove(key);
+                }
+            }
+        }
+        before.symmetric_difference(&after).cloned().collect()
+    }
+
+    /// Whether everything is there that a pod refers to; if not, the pod is remembered and woken later.
+    pub fn need(&mut self, pod: &Key, references: &[Reference]) -> Need {
+        let mut pending = Vec::new();
+        let namespace = ObjectKey::namespace(&pod.namespace);
+        let objects = references
+            .iter()
+            .filter_map(|r| Some((ObjectKey::of(&pod.namespace, r)?, r.optional)));
+        let mut problem = None;
+        for (key, optional) in std::iter::once((namespace, false)).chain(objects) {
+            if &*key.key.name == ROOT_CA && key.kind == Kind::ConfigMap {
+                continue;
+            }
+            let object = self.objects.entry(key.clone()).or_default();
+            let missing_above = object.upper.is_none() && key.kind != Kind::Namespace;
+            if object.is_current(&key) || (missing_above && optional) {
+                continue;
+            }
+            object.waiting.insert(pod.clone());
+            if missing_above {
+                problem.get_or_insert_with(|| missing(&key));
+            } else if let Some(error) = &object.problem {
+                problem.get_or_insert_with(|| Problem::Dependency {
+                    what: key.to_string(),
+                    error: error.to_string(),
+                });
+            }
+            pending.push(key);
+        }
+        match problem {
+            Some(problem) => Need::Unmet(problem),
+            None if pending.is_empty() => Need::Met,
+            None => Need::Pending(pending),
+        }
+    }
+}
+
+/// In the kubelet's words, which people search for.
+fn missing(key: &ObjectKey) -> Problem {
+    let what = format!("{} {:?}", key.kind.as_str().to_lowercase(), key.key.name);
+    Problem::Dependency {
+        what,
+        error: "not found".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tensile_core::refs::RefKind;
+
+    use super::*;
+
+    fn mk_side(version: &str) -> Option<Side> {
+        Some(Side {
+            uid: "u".into(),
+            version: version.into(),
+        })
+    }
+
+    fn mk_reference(name: &str, optional: bool) -> Reference {
+        Reference {
+            kind: RefKind::ConfigMap,
+            name: name.to_owned(),
+            optional,
+        }
+    }
+
+    fn mk_key(name: &str) -> ObjectKey {
+        ObjectKey {
+            kind: Kind::ConfigMap,
+            key: Key::new("ns", name),
+        }
+    }
+
+    fn mk_index() -> Index {
+        let mut index = Index::default();
+        index.set_lower(&ObjectKey::namespace("ns"), mk_side(""));
+        index
+    }
+
+    #[test]
+    fn a_pod_waits_for_its_namespace_and_for_current_copies() {
+        let pod = Key::new("ns", "pod");
+        let mut index = Index::default();
+        let references = [mk_reference("a", false)];
+        assert_eq!(
+            index.need(&pod, &[]),
+            Need::Pending(vec![ObjectKey::namespace("ns")])
+        );
+        assert_eq!(
+            index.set_lower(&ObjectKey::namespace("ns"), mk_side("")),
+            std::slice::from_ref(&pod)
+        );
+        index.set_upper(&mk_key("a"), mk_side("2"));
+        for stale in [None, mk_side("1")] {
+            index.set_lower(&mk_key("a"), stale);
+            assert_eq!(index.need(&pod, &references), Need::Pending(vec![mk_key("a")]));
+        }
+        assert_eq!(
+            index.set_lower(&mk_key("a"), mk_side("2")),
+            std::slice::from_ref(&pod)
+        );
+        assert_eq!(index.need(&pod, &references), Need::Met);
+    }
+
+    #[test]
+    fn a_missing_original_is_named_unless_it_is_optional() {
+        let pod = Key::new("ns", "pod");
+        let mut index = mk_index();
+        let Need::Unmet(problem) = index.need(&pod, &[mk_reference("a", false)]) else {
+            panic!("must be unmet")
+        };
+        assert_eq!(problem.to_string(), "configmap \"a\": not found");
+        assert_eq!(index.need(&pod, &[mk_reference("a", true)]), Need::Met);
+        assert_eq!(index.need(&pod, &[mk_reference(ROOT_CA, false)]), Need::Met);
+        assert_eq!(index.set_upper(&mk_key("a"), mk_side("1")), [pod]);
+    }
+
+    #[test]
+    fn a_failed_copy_is_told_until_something_changes() {
+        let pod = Key::new("ns", "pod");
+        let mut index = mk_index();
+        index.set_upper(&mk_key("a"), mk_side("1"));
+        index.need(&pod, &[mk_reference("a", false)]);
+        assert_eq!(
+            index.set_problem(&mk_key("a"), "foreign"),
+            std::slice::from_ref(&pod)
+        );
+        assert!(matches!(
+            index.need(&pod, &[mk_reference("a", false)]),
+            Need::Unmet(_)
+        ));
+        index.set_upper(&mk_key("a"), mk_side("2"));
+        assert!(matches!(
+            index.need(&pod, &[mk_reference("a", false)]),
+            Need::Pending(_)
+        ));
+    }
+
+    #[test]
+    fn users_come_and_go_with_the_references() {
+        let pod = Key::new("ns", "pod");
+        let mut index = mk_index();
+        let (a, b) = (mk_reference("a", false), mk_reference("b", true));
+        assert_eq!(
+            index.set_users(&pod, &[], std::slice::from_ref(&a)),
+            [mk_key("a")]
+        );
+        assert!(index.get(&mk_key("a")).unwrap().users.contains(&pod));
+        assert_eq!(
+            index.set_users(&pod, std::slice::from_ref(&a), &[a.clone(), b.clone()]),
+            [mk_key("b")]
+        );
+        index.set_users(&pod, &[a, b], &[]);
+        assert!(index.get(&mk_key("a")).is_none() && index.get(&mk_key("b")).is_none());
+    }
+}

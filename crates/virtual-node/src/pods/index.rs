@@ -1,0 +1,216 @@
+//! All pods of one virtual node, both sides of each.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use tensile_core::refs::Reference;
+use tensile_core::status::{Fingerprint, Sent};
+use tensile_runtime::key::Key;
+
+use super::{Deletion, LowerSide, UpperSide};
+
+/// Both sides of one namespace and name. At least one is there.
+#[derive(Clone, Debug, Default)]
+pub struct Entry {
+    /// The upper pod, while it exists.
+    pub upper: Option<UpperSide>,
+    /// The lower pod, while it exists.
+    pub lower: Option<LowerSide>,
+    /// UID of the upper pod whose lower pod was seen or made by us; tells "gone" from "not there yet".
+    pub placed: Option<Box<str>>,
+    /// Grace period in seconds with which the upper pod that is gone was deleted.
+    pub last_grace: Option<i64>,
+}
+
+/// Pods by namespace and name.
+#[derive(Debug, Default)]
+pub struct Index {
+    entries: HashMap<Key, Entry>,
+}
+
+/// Which references a pod gained or lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct References {
+    /// What it referred to before.
+    pub before: Option<Arc<[Reference]>>,
+    /// What it refers to now.
+    pub after: Option<Arc<[Reference]>>,
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn references(&self) -> Option<Arc<[Reference]>> {
+        self.upper.as_ref().map(|upper| upper.references.clone())
+    }
+
+    /// Whether the lower pod was made for the upper pod that is there now.
+    #[must_use]
+    pub fn belongs(&self) -> bool {
+        matches!((&self.upper, &self.lower), (Some(upper), Some(lower)) if upper.uid == lower.origin_uid)
+    }
+}
+
+// === impl Index ===
+
+impl Index {
+    /// The entry under `key`.
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    /// All keys.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.entries.keys()
+    }
+
+    /// Number of entries.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Takes an upper pod as its watch shows it. `None` when it is older than what we know.
+    pub fn apply_upper(&mut self, key: &Key, mut new: UpperSide) -> Option<References> {
+        let entry = self.entries.entry(key.clone()).or_default();
+        let before = entry.references();
+        if let Some(old) = entry.upper.take().filter(|old| old.uid == new.uid) {
+            if new.version < old.version {
+                entry.upper = Some(old);
+                return None;
+            }
+            if old.body_hash == new.body_hash {
+                new.body = old.body;
+                new.references = old.references;
+            }
+            new.sent = old.sent;
+        }
+        let after = Some(new.references.clone());
+        entry.upper = Some(new);
+        Some(References { before, after })
+    }
+
+    /// The upper pod with `uid` is gone.
+    pub fn delete_upper(&mut self, key: &Key, uid: Option<&str>) -> References {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return References::default();
+        };
+        let known = entry
+            .upper
+            .as_ref()
+            .is_some_and(|upper| uid.is_none_or(|uid| *upper.uid == *uid));
+        if !known {
+            return References::default();
+        }
+        let before = entry.references();
+        entry.last_grace = entry
+            .upper
+            .take()
+            .and_then(|upper| upper.deletion)
+            .map(|deletion| deletion.grace);
+        self.forget_if_empty(key);
+        References { before, after: None }
+    }
+
+    /// Takes a lower pod as its watch shows it.
+    pub fn apply_lower(&mut self, key: &Key, lower: LowerSide) {
+        let entry = self.entries.entry(key.clone()).or_default();
+        entry.placed = Some(lower.origin_uid.clone());
+        entry.lower = Some(lower);
+    }
+
+    /// The lower pod with `uid` is gone.
+    pub fn delete_lower(&mut self, key: &Key, uid: Option<&str>) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        if entry
+            .lower
+            .as_ref()
+            .is_some_and(|lower| uid.is_none_or(|uid| *lower.uid == *uid))
+        {
+            entry.lower = None;
+        }
+        self.forget_if_empty(key);
+    }
+
+    /// Upper keys that are not in `live`.
+    #[must_use]
+    pub fn upper_not_in(&self, live: &HashSet<Key>) -> Vec<Key> {
+        self.keys_not_in(live, |entry| entry.upper.is_some())
+    }
+
+    /// Lower keys that are not in `live`.
+    #[must_use]
+    pub fn lower_not_in(&self, live: &HashSet<Key>) -> Vec<Key> {
+        self.keys_not_in(live, |entry| entry.lower.is_some())
+    }
+
+    fn keys_not_in(&self, live: &HashSet<Key>, there: impl Fn(&Entry) -> bool) -> Vec<Key> {
+        let gone = self
+            .entries
+            .iter()
+            .filter(|(key, entry)| there(entry) && !live.contains(key));
+        gone.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The lower pod now carries out the body with this hash, so the body need not be kept.
+    pub fn carried_out(&mut self, key: &Key, uid: &str, body_hash: u64) {
+        if let Some(upper) = self.upper_mut(key, uid)
+            && upper.body_hash == body_hash
+        {
+            upper.body = None;
+        }
+    }
+
+    /// Remembers a status that was sent, and what the server returned for it.
+    pub fn status_sent(&mut self, key: &Key, uid: &str, sent: Sent, shown: Fingerprint, version: u64) {
+        if let Some(upper) = self.upper_mut(key, uid) {
+            upper.sent = Some(sent);
+            if version >= upper.version {
+                upper.version = version;
+                upper.shown = shown;
+            }
+        }
+    }
+
+    /// The lower pod was asked to end, so that it is not asked again before the watch shows it.
+    pub fn lower_deleting(&mut self, key: &Key, uid: &str, grace: i64) {
+        let lower = self.entries.get_mut(key).and_then(|entry| entry.lower.as_mut());
+        if let Some(lower) = lower.filter(|lower| *lower.uid == *uid) {
+            lower.deletion.get_or_insert(Deletion { grace });
+        }
+    }
+
+    /// The upper pod was deleted with a grace of 0; what is left of it are finalizers of others.
+    pub fn upper_deleting(&mut self, key: &Key, uid: &str) {
+        if let Some(upper) = self.upper_mut(key, uid) {
+            upper.deletion = Some(Deletion { grace: 0 });
+        }
+    }
+
+    fn upper_mut(&mut self, key: &Key, uid: &str) -> Option<&mut UpperSide> {
+        self.entries
+            .get_mut(key)?
+            .upper
+            .as_mut()
+            .filter(|upper| *upper.uid == *uid)
+    }
+
+    fn forget_if_empty(&mut self, key: &Key) {
+        if self
+            .entries
+            .get(key)
+            .is_some_and(|entry| entry.upper.is_none() && entry.lower.is_none())
+        {
+            self.entries.remove(key);
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Upper pods and the lower pods that stand for them.
+//!
+//! ```text
+//! upper pods (spec.nodeName = ours) ──▶ ┌───────┐
+//!                                       │ Index │ ──▶ decide(entry) ──▶ Step ──▶ Worker ──▶ both API servers
+//! lower pods (origin-cluster = ours) ─▶ └───────┘
+//! ```
+//!
+//! An entry holds both sides of one namespace and name, because an API server has at most one object under a
+//! name; whether the two belong together is told by UID. [`decide`] is pure and looks at nothing but the
+//! entry; a [`Step`] is one request, after which the entry is looked at again.
+
+mod body;
+mod decide;
+mod index;
+mod side;
+#[cfg(test)]
+mod tests;
+mod work;
+
+pub use body::Body;
+pub use decide::{Step, decide};
+pub use index::{Entry, Index, References};
+pub use side::{Deletion, LowerPod, LowerSide, UpperPod, UpperSide};
+pub use work::Worker;

@@ -1,0 +1,191 @@
+//! The two sides of a pod, in the few bytes that decisions need.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use tensile_core::names;
+use tensile_core::refs::{self, Reference};
+use tensile_core::status::{self, Fingerprint, Gate, Sent};
+use tensile_runtime::object::{Pods, Slim};
+
+use super::Body;
+
+/// An upper pod as its watch delivers it.
+pub type UpperPod = Slim<Pods>;
+/// A lower pod as its watch delivers it: the spec is of no interest.
+pub type LowerPod = Slim<Pods, IgnoredAny>;
+
+/// What is known of an upper pod.
+#[derive(Clone, Debug)]
+pub struct UpperSide {
+    /// `metadata.uid`.
+    pub uid: Box<str>,
+    /// `metadata.resourceVersion`, as a number; 0 when it is none.
+    pub version: u64,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// `status.phase`.
+    pub phase: Box<str>,
+    /// Set once deletion was asked for.
+    pub deletion: Option<Deletion>,
+    /// Why the pod is not run below, if it is not.
+    pub not_offloaded: Option<&'static str>,
+    /// Whether its status shows that a kubelet has had it.
+    pub was_placed: bool,
+    /// Its readiness gates.
+    pub gates: Box<[Gate]>,
+    /// The objects it needs.
+    pub references: Arc<[Reference]>,
+    /// Hash of the body that was seen last.
+    pub body_hash: u64,
+    /// The body, until the lower pod carries it out.
+    pub body: Option<Arc<Body>>,
+    /// Its status as last seen, or as the server returned it for our last patch.
+    pub shown: Fingerprint,
+    /// What we sent last.
+    pub sent: Option<Sent>,
+}
+
+/// That, and how, a pod is being deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deletion {
+    /// Grace period in seconds.
+    pub grace: i64,
+}
+
+/// What is known of a lower pod of ours.
+#[derive(Clone, Debug)]
+pub struct LowerSide {
+    /// `metadata.uid`.
+    pub uid: Box<str>,
+    /// UID of the upper pod it was made for.
+    pub origin_uid: Box<str>,
+    /// Intent that it carries out.
+    pub intent: Box<str>,
+    /// Grace period in seconds, once deletion was asked for.
+    pub deletion: Option<Deletion>,
+    /// Its status as it came; `None` until the watch has shown it.
+    pub status: Option<Box<RawValue>>,
+}
+
+/// The members of a pod's spec that decide how it is handled.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StatusView<'a> {
+    #[serde(borrow, default)]
+    phase: Option<&'a str>,
+    #[serde(default)]
+    start_time: Option<IgnoredAny>,
+}
+
+// === impl UpperSide ===
+
+impl UpperSide {
+    /// Reads an upper pod.
+    #[must_use]
+    pub fn new(pod: UpperPod) -> Self {
+        let status = value(pod.status.as_deref());
+        let view: Option<StatusView<'_>> = pod
+            .status
+            .as_deref()
+            .and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let spec = value(pod.spec.as_deref());
+        let gates = status::gates(&serde_json::json!({"spec": spec, "status": status})).into_boxed_slice();
+        let not_offloaded = not_offloaded(&pod);
+        let metadata = pod.metadata;
+        let mut side = Self {
+            uid: metadata.uid.as_deref().unwrap_or_default().into(),
+            version: version(metadata.resource_version.as_deref()),
+            generation: metadata.generation.unwrap_or_default(),
+            phase: view
+                .as_ref()
+                .and_then(|view| view.phase)
+                .unwrap_or("Pending")
+                .into(),
+            deletion: deletion(&metadata),
+            not_offloaded,
+            was_placed: view.is_some_and(|view| view.start_time.is_some()),
+            gates,
+            references: refs::references(&spec).into(),
+            body_hash: 0,
+            body: None,
+            shown: Fingerprint::of(&status),
+            sent: None,
+        };
+        if let Some(spec) = pod.spec {
+            let body = Body::new(metadata, spec);
+            side.body_hash = body.hash();
+            side.body = Some(Arc::new(body));
+        }
+        side
+    }
+
+    /// Whether the pod has ended.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        matches!(&*self.phase, "Succeeded" | "Failed")
+    }
+}
+
+// === impl LowerSide ===
+
+impl LowerSide {
+    /// Reads a lower pod of ours.
+    #[must_use]
+    pub fn new(pod: LowerPod) -> Self {
+        let label = |key: &str| pod.metadata.labels.as_ref().and_then(|labels| labels.get(key));
+        let annotation = |key: &str| pod.metadata.annotations.as_ref().and_then(|all| all.get(key));
+        Self {
+            uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
+            origin_uid: label(names::ORIGIN_UID)
+                .map(String::as_str)
+                .unwrap_or_default()
+                .into(),
+            intent: annotation(names::INTENT)
+                .map(String::as_str)
+                .unwrap_or_default()
+                .into(),
+            deletion: deletion(&pod.metadata),
+            status: pod.status,
+        }
+    }
+
+    /// The status as JSON, null while it is unknown.
+    #[must_use]
+    pub fn status(&self) -> Value {
+        value(self.status.as_deref())
+    }
+}
+
+fn value(raw: Option<&RawValue>) -> Value {
+    raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
+        .unwrap_or(Value::Null)
+}
+
+fn deletion(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Option<Deletion> {
+    metadata.deletion_timestamp.as_ref()?;
+    Some(Deletion {
+        grace: metadata.deletion_grace_period_seconds.unwrap_or_default(),
+    })
+}
+
+/// A resourceVersion as a number. Since 1.35 the API promises that they can be compared; etcd's always could.
+pub(super) fn version(text: Option<&str>) -> u64 {
+    text.and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+/// Pods of DaemonSets and of kube-system serve the machine they are bound to; a virtual node is none.
+fn not_offloaded(pod: &UpperPod) -> Option<&'static str> {
+    let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
+    if owners
+        .iter()
+        .any(|owner| owner.kind == "DaemonSet" && owner.controller == Some(true))
+    {
+        return Some("DaemonSet pods");
+    }
+    (pod.metadata.namespace.as_deref() == Some(names::KUBE_SYSTEM)).then_some("pods of namespace kube-system")
+}

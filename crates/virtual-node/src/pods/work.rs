@@ -1,0 +1,372 @@
+//! Carries out one step after another for a pod.
+
+use serde_json::Value;
+
+use tensile_core::status::{Fingerprint, Patch, Problem};
+use tensile_core::translate::pod::{self as translate, Lower};
+use tensile_core::translate::update;
+use tensile_core::{names, status};
+use tensile_runtime::key::Key;
+use tensile_runtime::queue::Outcome;
+use tensile_runtime::recorder::Note;
+
+use super::side::version;
+use super::{Body, LowerPod, LowerSide, Step, UpperPod, decide};
+use crate::api::{self, ApiError};
+use crate::context::Context;
+use crate::objects::Need;
+
+/// Requests for one pod in a row; more means that two sides disagree, which the backoff then slows down.
+const STEPS: usize = 8;
+
+/// Works on pods.
+#[derive(Clone)]
+pub struct Worker {
+    context: Context,
+}
+
+/// Whether to look at the entry again at once.
+enum Next {
+    Again,
+    Done,
+}
+
+/// Identity of the upper pod that a step is for.
+struct Target<'a> {
+    key: &'a Key,
+    uid: &'a str,
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// A worker for one virtual node.
+    #[must_use]
+    pub fn new(context: Context) -> Self {
+        Self { context }
+    }
+
+    /// Brings the pod at `key` as far as it gets now.
+    pub async fn work(&self, key: Key) -> Outcome {
+        for _ in 0..STEPS {
+            let step = self.decide(&key);
+            match self.carry_out(&key, step).await {
+                Ok(Next::Again) => {}
+                Ok(Next::Done) => return Outcome::Done,
+                Err(error) => {
+                    self.context.metrics.pod_retries.inc();
+                    tracing::debug!(pod = %key, %error, "will be tried again");
+                    return Outcome::Retry;
+                }
+            }
+        }
+        Outcome::Retry
+    }
+
+    fn decide(&self, key: &Key) -> Step {
+        let state = self.context.shared.lock();
+        state
+            .pods
+            .get(key)
+            .map_or(Step::Wait, |entry| decide(entry, &self.context.settings.node_ip))
+    }
+
+    async fn carry_out(&self, key: &Key, step: Step) -> Result<Next, ApiError> {
+        match step {
+            Step::Wait => Ok(Next::Done),
+            Step::Refuse(problem) => self.refuse(key, &problem).await.map(|()| Next::Done),
+            Step::Create {
+                uid,
+                body,
+                body_hash,
+                references,
+            } => {
+                let target = Target { key, uid: &uid };
+                match self.need(key, &references) {
+                    Need::Met => self.create(&target, &body, body_hash).await,
+                    // Whoever makes the objects wakes this pod.
+                    Need::Pending(objects) => {
+                        objects
+                            .into_iter()
+                            .for_each(|object| self.context.shared.objects.push(object));
+                        Ok(Next::Done)
+                    }
+                    Need::Unmet(problem) => self.refuse(key, &problem).await.map(|()| Next::Done),
+                }
+            }
+            Step::Update {
+                uid,
+                body,
+                body_hash,
+                intent,
+                lower_uid,
+            } => {
+                self.update(&Target { key, uid: &uid }, &body, body_hash, &intent, &lower_uid)
+                    .await
+            }
+            Step::PatchStatus { uid, patch } => self.patch_status(&Target { key, uid: &uid }, patch).await,
+            Step::DeleteLower {
+                uid,
+                grace,
+                unless_upper,
+            } => self.delete_lower(key, &uid, grace, unless_upper.as_deref()).await,
+            Step::DeleteUpper { uid, confirm } => self.delete_upper(key, &uid, confirm).await,
+        }
+    }
+
+    fn need(&self, key: &Key, references: &[tensile_core::refs::Reference]) -> Need {
+        self.context.shared.lock().objects.need(key, references)
+    }
+
+    fn translate(&self, body: &Body, namespace: &str) -> Result<Lower, Problem> {
+        let settings = &self.context.settings;
+        let context = translate::Context {
+            origin_cluster: &settings.origin_cluster,
+            node_name: &settings.node_name,
+            node_labels: &settings.node_labels,
+            ignored_keys: &settings.ignored_keys,
+            ignore_labels: &settings.ignore_labels,
+            lower_namespace: namespace,
+            service_env: &[],
+            policy: &settings.policy,
+        };
+        let refused = |error: String| Problem::Refused { error };
+        let upper = body.value().map_err(|error| refused(error.to_string()))?;
+        translate::to_lower(&upper, &context).map_err(|error| refused(with_cause(&error)))
+    }
+
+    async fn create(&self, target: &Target<'_>, body: &Body, body_hash: u64) -> Result<Next, ApiError> {
+        let lower = match self.translate(body, &target.key.namespace) {
+            Ok(lower) => lower,
+            Err(problem) => return self.refuse(target.key, &problem).await.map(|()| Next::Done),
+        };
+        let collection = api::collection(&target.key.namespace, "pods");
+        match api::create::<LowerPod>(&self.context.lower, &collection, &lower.pod).await {
+            Ok(created) => {
+                // Ephemeral containers follow as an update, so the body is still needed for them.
+                let carried_out = lower.ephemeral_containers.is_empty().then_some(body_hash);
+                self.adopt(target, created, carried_out);
+                for note in &lower.notes {
+                    self.note(target, false, note.reason(), note.to_string());
+                }
+                Ok(Next::Again)
+            }
+            Err(ApiError::Conflict(_)) => self.name_taken(target).await,
+            Err(ApiError::Refused(error)) => {
+                // Also quota and admission, which may let it in later: hence the retry.
+                self.refuse(target.key, &Problem::Refused { error: error.clone() })
+                    .await?;
+                Err(ApiError::Refused(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The lower pod is there; what the watch will show of it is already known.
+    fn adopt(&self, target: &Target<'_>, lower: LowerPod, carried_out: Option<u64>) {
+        let mut state = self.context.shared.lock();
+        let known = state.pods.get(target.key).is_some_and(|entry| entry.belongs());
+        if !known {
+            state.pods.apply_lower(target.key, LowerSide::new(lower));
+        }
+        if let Some(body_hash) = carried_out {
+            state.pods.carried_out(target.key, target.uid, body_hash);
+        }
+    }
+
+    /// A pod with this name is in the lower cluster already: ours from before, or somebody else's.
+    async fn name_taken(&self, target: &Target<'_>) -> Result<Next, ApiError> {
+        let collection = api::collection(&target.key.namespace, "pods");
+        let Some(found) = api::get::<LowerPod>(&self.context.lower, &collection, &target.key.name).await?
+        else {
+            return Ok(Next::Again);
+        };
+        let label = |key: &str| found.metadata.labels.as_ref().and_then(|labels| labels.get(key));
+        let ours = label(names::ORIGIN_CLUSTER) == Some(&self.context.settings.origin_cluster);
+        if ours && label(names::ORIGIN_UID).is_some_and(|uid| uid == target.uid) {
+            self.adopt(target, found, None);
+            return Ok(Next::Again);
+        }
+        if ours {
+            // One of an earlier pod of this name: it is on its way out.
+            return Err(ApiError::Conflict(format!(
+                "pod {} of an earlier pod is still there",
+                target.key
+            )));
+        }
+        let problem = Problem::ForeignNamesake {
+            namespace: target.key.namespace.to_string(),
+            name: target.key.name.to_string(),
+        };
+        self.refuse(target.key, &problem).await?;
+        Err(ApiError::Conflict(problem.to_string()))
+    }
+
+    async fn update(
+        &self,
+        target: &Target<'_>,
+        body: &Body,
+        body_hash: u64,
+        intent: &str,
+        lower_uid: &str,
+    ) -> Result<Next, ApiError> {
+        let lower = match self.translate(body, &target.key.namespace) {
+            Ok(lower) => lower,
+            Err(problem) => return self.refuse(target.key, &problem).await.map(|()| Next::Done),
+        };
+        if lower.intent != intent {
+            self.carry_down(target.key, &lower, lower_uid).await?;
+        }
+        self.context
+            .shared
+            .lock()
+            .pods
+            .carried_out(target.key, target.uid, body_hash);
+        Ok(Next::Again)
+    }
+
+    /// Sends what the user changed to the lower pod, as it is now.
+    async fn carry_down(&self, key: &Key, lower: &Lower, lower_uid: &str) -> Result<(), ApiError> {
+        let collection = api::collection(&key.namespace, "pods");
+        let below: Option<Value> = api::get(&self.context.lower, &collection, &key.name).await?;
+        let Some(below) = below.filter(|below| below["metadata"]["uid"] == lower_uid) else {
+            return Ok(());
+        };
+        let update = update::update(lower, &below);
+        let patches = [
+            ("ephemeralcontainers", update.ephemeral_containers),
+            ("resize", update.resize),
+            ("", update.pod),
+        ];
+        for (subresource, patch) in patches {
+            if let Some(patch) = patch {
+                api::patch_pod(&self.context.lower, key, subresource, &patch).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn patch_status(&self, target: &Target<'_>, patch: Patch) -> Result<Next, ApiError> {
+        match api::patch_status(&self.context.upper, target.key, &patch.body).await {
+            Ok(pod) => {
+                self.context.metrics.status_writes.inc();
+                self.status_sent(target, patch, &pod);
+                Ok(Next::Again)
+            }
+            // Gone or replaced: the watch will tell.
+            Err(ApiError::NotFound(_) | ApiError::Conflict(_)) => Ok(Next::Done),
+            Err(error) => {
+                if let ApiError::Refused(reason) = &error {
+                    tracing::warn!(pod = %target.key, reason, "the upper cluster refuses the status");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn status_sent(&self, target: &Target<'_>, patch: Patch, pod: &UpperPod) {
+        let returned: Value = pod
+            .status
+            .as_deref()
+            .and_then(|raw| serde_json::from_str(raw.get()).ok())
+            .unwrap_or_default();
+        let version = version(pod.metadata.resource_version.as_deref());
+        let shown = Fingerprint::of(&returned);
+        let mut state = self.context.shared.lock();
+        state
+            .pods
+            .status_sent(target.key, target.uid, patch.sent(&returned), shown, version);
+    }
+
+    async fn delete_lower(
+        &self,
+        key: &Key,
+        uid: &str,
+        grace: Option<i64>,
+        unless_upper: Option<&str>,
+    ) -> Result<Next, ApiError> {
+        let collection = api::collection(&key.namespace, "pods");
+        if let Some(origin_uid) = unless_upper {
+            let upper = api::get::<UpperPod>(&self.context.upper, &collection, &key.name).await?;
+            let wanted = upper.is_some_and(|upper| {
+                upper.metadata.uid.as_deref() == Some(origin_uid)
+                    && upper.metadata.deletion_timestamp.is_none()
+            });
+            if wanted {
+                return Err(ApiError::Conflict("the upper pod exists after all".to_owned()));
+            }
+        }
+        match api::delete(&self.context.lower, &collection, &key.name, uid, grace).await {
+            // The watch tells when it is on its way; until then there is nothing to do.
+            Ok(()) => {
+                self.context
+                    .shared
+                    .lock()
+                    .pods
+                    .lower_deleting(key, uid, grace.unwrap_or_default());
+                Ok(Next::Done)
+            }
+            Err(ApiError::Conflict(_)) => Ok(Next::Done),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn delete_upper(&self, key: &Key, uid: &str, confirm: bool) -> Result<Next, ApiError> {
+        let collection = api::collection(&key.namespace, "pods");
+        if confirm {
+            let lower = api::get::<LowerPod>(&self.context.lower, &collection, &key.name).await?;
+            let side = lower.map(LowerSide::new).filter(|side| *side.origin_uid == *uid);
+            if let Some(side) = side {
+                self.context.shared.lock().pods.apply_lower(key, side);
+                return Ok(Next::Again);
+            }
+            tracing::info!(pod = %key, "the lower pod was deleted in the lower cluster; deleting the upper pod");
+        }
+        match api::delete(&self.context.upper, &collection, &key.name, uid, Some(0)).await {
+            Ok(()) => {
+                self.context.shared.lock().pods.upper_deleting(key, uid);
+                Ok(Next::Done)
+            }
+            Err(ApiError::Conflict(_)) => Ok(Next::Done),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Says on the upper pod why it does not run.
+    async fn refuse(&self, key: &Key, problem: &Problem) -> Result<(), ApiError> {
+        let found = {
+            let state = self.context.shared.lock();
+            let upper = state.pods.get(key).and_then(|entry| entry.upper.as_ref());
+            upper.map(|upper| {
+                let patch = status::patch(&upper.uid, &problem.status(), upper.sent.as_ref(), &upper.shown);
+                (upper.uid.clone(), patch)
+            })
+        };
+        let Some((uid, patch)) = found else { return Ok(()) };
+        let target = Target { key, uid: &uid };
+        self.note(&target, true, problem.reason(), problem.to_string());
+        if let Some(patch) = patch {
+            self.patch_status(&target, patch).await?;
+        }
+        Ok(())
+    }
+
+    fn note(&self, target: &Target<'_>, warning: bool, reason: &'static str, message: String) {
+        self.context.recorder.note(Note {
+            pod: target.key.clone(),
+            uid: target.uid.to_owned(),
+            warning,
+            reason,
+            action: "Offload",
+            message,
+        });
+    }
+}
+
+/// An error and what caused it, in one line.
+fn with_cause(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", with_cause(source)),
+        None => error.to_string(),
+    }
+}
