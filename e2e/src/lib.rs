@@ -24,6 +24,7 @@ mod process;
 mod run;
 mod spec;
 pub mod support;
+pub mod virtual_node;
 
 pub use binaries::Binaries;
 pub use cluster::{Cluster, Output};
