@@ -62,6 +62,9 @@ pub const TAINT_UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 /// Taint key of cordoned nodes.
 pub const TAINT_UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
+/// How Tensile signs objects that name their controller, such as EndpointSlices and volumes.
+pub const MANAGER: &str = "tensile.dev";
+
 /// Namespace that Tensile never touches pods of; its UID identifies a cluster.
 pub const KUBE_SYSTEM: &str = "kube-system";
 /// Where Tensile's own objects live unless `--system-namespace` says otherwise.

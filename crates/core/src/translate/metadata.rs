@@ -50,6 +50,24 @@ pub(super) fn mark(lower: &mut Object, upper: &Object, origin_cluster: &str) {
     );
 }
 
+/// The metadata of a copy that is no pod; its intent is the original's resourceVersion.
+pub(super) fn copy(upper: &Object, origin_cluster: &str, lower_namespace: &str) -> Object {
+    let mut lower = upper.clone();
+    strip(&mut lower);
+    annotations(&mut lower);
+    edit(&mut lower, "labels", |labels| {
+        labels.retain(|key, _| !key.starts_with(OURS))
+    });
+    mark(&mut lower, upper, origin_cluster);
+    annotate(
+        &mut lower,
+        names::INTENT,
+        text(upper, "resourceVersion").to_owned(),
+    );
+    lower.insert("namespace".to_owned(), json!(lower_namespace));
+    lower
+}
+
 /// Labels of the lower pod: the upper ones, less those of `ignore_labels`, which move to an annotation so that
 /// readers of tensile-kube's copies find them, plus the virtual node.
 pub(super) fn labels(metadata: &mut Object, ignore_labels: &[String], node_name: &str) {

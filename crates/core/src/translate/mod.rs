@@ -15,6 +15,8 @@
 //! | `lower_only` | fields that the lower cluster computes itself |
 //! | [`update`] | what a later change of the upper pod changes below |
 //! | [`object`] | ConfigMaps, Secrets, Namespaces |
+//! | [`service`] | Services and EndpointSlices |
+//! | [`service_env`] | what the environment says of services |
 
 use serde_json::Value;
 
@@ -29,7 +31,9 @@ mod metadata;
 pub mod object;
 pub mod pod;
 mod scheduling;
+pub mod service;
 mod service_account;
+pub mod service_env;
 pub mod update;
 mod volumes;
 

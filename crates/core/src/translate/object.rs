@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::json::text;
 use super::{TranslateError, member, metadata};
 use crate::names;
 use crate::refs::RefKind;
@@ -22,18 +21,7 @@ pub fn to_lower(
     origin_cluster: &str,
     lower_namespace: &str,
 ) -> Result<Value, TranslateError> {
-    let upper_metadata = member(upper, "metadata")?;
-    let mut metadata = upper_metadata.clone();
-    metadata::strip(&mut metadata);
-    metadata::annotations(&mut metadata);
-    metadata::mark(&mut metadata, upper_metadata, origin_cluster);
-    metadata::annotate(
-        &mut metadata,
-        names::INTENT,
-        text(upper_metadata, "resourceVersion").to_owned(),
-    );
-    metadata.insert("namespace".to_owned(), json!(lower_namespace));
-
+    let metadata = metadata::copy(member(upper, "metadata")?, origin_cluster, lower_namespace);
     let mut lower = upper.clone();
     lower["apiVersion"] = json!("v1");
     lower["kind"] = json!(kind.as_str());
@@ -44,7 +32,7 @@ pub fn to_lower(
     Ok(lower)
 }
 
-/// A Namespace for lower objects. `upper` is the metadata owner: the upper namespace's name and UID.
+/// The Namespace `lower_name` for copies out of the upper namespace with this name and UID.
 #[must_use]
 pub fn namespace(lower_name: &str, upper_name: &str, upper_uid: &str, origin_cluster: &str) -> Value {
     json!({
@@ -66,7 +54,7 @@ mod tests {
         let mut upper = json!({
             "metadata": {
                 "name": "settings", "namespace": "shop", "uid": "u-1", "resourceVersion": "42", "managedFields": [],
-                "ownerReferences": [{}], "finalizers": ["f"], "labels": {"a": "b"}, "annotations": {"c": "d"},
+                "ownerReferences": [{}], "finalizers": ["f"], "labels": {"a": "b", "tensile.dev/cluster": "one"}, "annotations": {"c": "d"},
             },
         });
         upper
