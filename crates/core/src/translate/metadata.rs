@@ -56,7 +56,7 @@ pub(super) fn copy(upper: &Object, origin_cluster: &str, lower_namespace: &str) 
     strip(&mut lower);
     annotations(&mut lower);
     edit(&mut lower, "labels", |labels| {
-        labels.retain(|key, _| !key.starts_with(OURS))
+        labels.retain(|key, _| !key.starts_with(OURS));
     });
     mark(&mut lower, upper, origin_cluster);
     annotate(

@@ -17,13 +17,17 @@
 //! | [`object`] | ConfigMaps, Secrets, Namespaces |
 //! | [`service`] | Services and EndpointSlices |
 //! | [`service_env`] | what the environment says of services |
+//! | [`claim`], [`volume`] | PersistentVolumeClaims, and the upper volumes that stand for lower ones |
+//! | [`event`] | lower events on upper pods |
 
 use serde_json::Value;
 
 use crate::stash::StashError;
 
+pub mod claim;
 mod downward;
 mod environment;
+pub mod event;
 mod intent;
 mod json;
 mod lower_only;
@@ -35,6 +39,7 @@ pub mod service;
 mod service_account;
 pub mod service_env;
 pub mod update;
+pub mod volume;
 mod volumes;
 
 pub use intent::fingerprint;
@@ -52,12 +57,12 @@ pub enum TranslateError {
     /// The stash cannot be read.
     #[error("cannot read the scheduling constraints of the pod")]
     Stash(#[source] StashError),
-    /// The configuration of this lower cluster does not allow what the pod asks for.
+    /// The configuration of this lower cluster does not allow what the object asks for, or nothing could.
     #[error(
-        "{field} is not allowed in this lower cluster; remove it from the pod or allow it for the cluster"
+        "{field} is not allowed in this lower cluster; remove it, or allow it where the cluster is configured"
     )]
     Refused {
-        /// The field of the pod.
+        /// The field, and the object unless it is the pod.
         field: String,
     },
 }
