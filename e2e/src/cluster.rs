@@ -27,6 +27,7 @@ use crate::{
     kwok::Kwok,
     pki::{Identity, MASTERS, Pki},
     process::{Invocation, Process},
+    real::{Attachment, RealNode},
     run::{self, Folder},
     spec::ClusterSpec,
     support::await_condition,
@@ -46,13 +47,14 @@ const ATTEMPTS: u32 = 3;
 pub struct Cluster {
     spec: ClusterSpec,
     pub(crate) binaries: Binaries,
-    endpoint: Endpoint,
     pki: Pki,
     kubeconfig: PathBuf,
     components: Mutex<BTreeMap<String, Part>>,
     pub(crate) kwok: tokio::sync::Mutex<Option<Kwok>>,
-    // Last: dropping it clears what the fields above have left.
+    // Dropping it clears what the fields above have left.
     folder: Folder,
+    // Last: ports and addresses are given back when nothing uses them any more.
+    endpoint: Endpoint,
 }
 
 /// A component's command line, and its process while it runs.
@@ -98,8 +100,8 @@ impl Cluster {
         let binaries = Binaries::obtain().await?;
         let mut attempt = 1;
         loop {
-            let cluster = Self::prepare(spec.clone(), binaries.clone(), Endpoint::loopback()?)?;
-            match cluster.start_control_plane().await {
+            let cluster = Self::prepare(spec.clone(), binaries.clone()).await?;
+            match cluster.start_all().await {
                 Ok(()) => return Ok(cluster),
                 Err(_) if attempt < ATTEMPTS && cluster.lost_a_port() => attempt += 1,
                 Err(error) => {
@@ -111,8 +113,9 @@ impl Cluster {
     }
 
     /// Makes the folder, the keys and the admin's kubeconfig; starts nothing.
-    fn prepare(spec: ClusterSpec, binaries: Binaries, endpoint: Endpoint) -> Result<Self> {
+    async fn prepare(spec: ClusterSpec, binaries: Binaries) -> Result<Self> {
         let folder = Folder::create(&spec.name)?;
+        let endpoint = Endpoint::create(spec.place, &folder).await?;
         let pki = Pki::create(&folder.path().join("pki"), endpoint.address)?;
         let kubeconfig = folder.path().join("admin.kubeconfig");
         let admin = pki.client("tensile-e2e-admin", &[MASTERS])?;
@@ -134,6 +137,15 @@ impl Cluster {
             kwok,
             folder,
         })
+    }
+
+    async fn start_all(&self) -> Result<()> {
+        let Some(attachment) = &self.endpoint.attachment else {
+            return self.start_control_plane().await;
+        };
+        let node = RealNode::new(self, attachment);
+        tokio::try_join!(self.start_control_plane(), node.start_runtime())?;
+        node.start_kubelet().await
     }
 
     async fn start_control_plane(&self) -> Result<()> {
@@ -219,6 +231,42 @@ impl Cluster {
             .values()
             .filter_map(|component| component.process.as_ref());
         processes.any(|process| process.log_tail().contains("address already in use"))
+    }
+
+    /// The network namespace of the cluster's processes, when it is not the caller's.
+    pub(crate) fn netns(&self) -> Option<String> {
+        self.endpoint.netns()
+    }
+
+    /// Adds something that outlives this process to what is cleared with the cluster.
+    pub(crate) fn register(&self, line: &str) -> Result<()> {
+        self.folder.register(line)
+    }
+
+    /// Cuts a cluster with a real node off from everything outside of it, which goes on running.
+    ///
+    /// # Errors
+    /// The cluster has no network namespace of its own.
+    pub async fn partition(&self) -> Result<()> {
+        self.attachment()?.set_connected(false).await
+    }
+
+    /// Ends [`Cluster::partition`].
+    ///
+    /// # Errors
+    /// The cluster has no network namespace of its own.
+    pub async fn heal(&self) -> Result<()> {
+        self.attachment()?.set_connected(true).await
+    }
+
+    fn attachment(&self) -> Result<&Attachment> {
+        let attachment = self.endpoint.attachment.as_ref();
+        attachment.with_context(|| {
+            format!(
+                "only clusters with a real node can be cut off; {} is none",
+                self.spec.name
+            )
+        })
     }
 
     /// The cluster's name.

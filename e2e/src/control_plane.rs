@@ -4,12 +4,21 @@ use std::{
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::{binaries::Binaries, leases::PortLease, pki::Pki, process::Invocation, spec::ClusterSpec};
+use crate::{
+    binaries::Binaries,
+    leases::PortLease,
+    pki::Pki,
+    process::Invocation,
+    real::{Attachment, Fabric},
+    run::Folder,
+    spec::{ClusterSpec, Place},
+};
 
 /// Requests per second and burst of controller-manager and scheduler: far above their defaults (20 and 50), so that
 /// a benchmark measures the machine and not a client's own limit.
@@ -24,10 +33,12 @@ pub(crate) struct Endpoint {
     pub(crate) address: IpAddr,
     pub(crate) api_server: u16,
     pub(crate) etcd_client: u16,
-    pub(crate) etcd_peer: u16,
+    etcd_peer: u16,
     /// The network namespace of all processes; the caller's when not set.
-    pub(crate) netns: Option<String>,
-    /// Ports on loopback are shared with the machine; in a namespace of our own every port is free.
+    pub(crate) attachment: Option<Attachment>,
+    /// Keeps the root namespace's address, when that is where the control plane listens.
+    _fabric: Option<Arc<Fabric>>,
+    /// Ports of the root namespace are shared with the machine; in a namespace of our own every port is free.
     _leases: Vec<PortLease>,
 }
 
@@ -44,17 +55,48 @@ pub(crate) struct Plan<'a> {
 // === impl Endpoint ===
 
 impl Endpoint {
-    /// Free ports of loopback.
-    pub(crate) fn loopback() -> Result<Self> {
+    /// Makes the place that a cluster wants; what outlives this process is registered in its folder.
+    pub(crate) async fn create(place: Place, folder: &Folder) -> Result<Self> {
+        match place {
+            Place::Loopback => Self::with_leased_ports(IpAddr::from([127, 0, 0, 1]), None),
+            Place::Fabric => {
+                let fabric = Fabric::obtain().await?;
+                Self::with_leased_ports(fabric.root(), Some(fabric))
+            }
+            Place::Namespace => {
+                let attachment = Fabric::obtain().await?.attach(folder).await?;
+                let address = attachment.address();
+                let attachment = Some(attachment);
+                let (api_server, etcd_client, etcd_peer) = (6443, 2379, 2380);
+                Ok(Self {
+                    address,
+                    api_server,
+                    etcd_client,
+                    etcd_peer,
+                    attachment,
+                    _fabric: None,
+                    _leases: Vec::new(),
+                })
+            }
+        }
+    }
+
+    fn with_leased_ports(address: IpAddr, fabric: Option<Arc<Fabric>>) -> Result<Self> {
         let leases = (0..3).map(|_| PortLease::take()).collect::<Result<Vec<_>>>()?;
         Ok(Self {
-            address: IpAddr::from([127, 0, 0, 1]),
+            address,
             api_server: leases[0].port(),
             etcd_client: leases[1].port(),
             etcd_peer: leases[2].port(),
-            netns: None,
+            attachment: None,
+            _fabric: fabric,
             _leases: leases,
         })
+    }
+
+    /// The name of the network namespace of all processes, when it is not the caller's.
+    pub(crate) fn netns(&self) -> Option<String> {
+        self.attachment.as_ref().map(Attachment::namespace)
     }
 
     pub(crate) fn api_server_url(&self) -> String {
@@ -168,7 +210,7 @@ impl Plan<'_> {
 
     fn invocation(&self, name: &str, args: Vec<String>) -> Invocation {
         let mut invocation = Invocation::new(name, self.binaries.path(name), args);
-        invocation.netns.clone_from(&self.endpoint.netns);
+        invocation.netns = self.endpoint.netns();
         invocation
     }
 

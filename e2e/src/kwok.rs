@@ -262,7 +262,9 @@ impl Cluster {
             // Wide enough for every benchmark; kwok's own default holds 254 pods.
             flag("cidr", "10.128.0.0/9"),
         ];
-        Ok(Invocation::new("kwok", self.binaries.path("kwok"), args))
+        let mut invocation = Invocation::new("kwok", self.binaries.path("kwok"), args);
+        invocation.netns = self.netns();
+        Ok(invocation)
     }
 
     async fn create_nodes(&self, names: &[String], template: &NodeTemplate) -> Result<()> {

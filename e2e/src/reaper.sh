@@ -89,8 +89,21 @@ remove_cgroups() {
     done
 }
 
+# containerd and kubelet keep a few names outside of their folders.
+remove_names() {
+    for file in $(find "$dir" -path '*/io.containerd.runtime.v2.task/*' -name address 2>/dev/null); do
+        rm -f "$(sed 's|^unix://||' "$file")"
+    done
+    # The CNI library keeps a result per sandbox.
+    for sandbox in $(find "$dir" -path '*/io.containerd.grpc.v1.cri/sandboxes/*' -prune 2>/dev/null); do
+        rm -f /var/lib/cni/results/*"-${sandbox##*/}-"*
+    done
+    find /var/log/containers -lname "$dir/*" -delete 2>/dev/null
+}
+
 clear() {
     end_processes
+    remove_names
     remove_network
     unmount
     remove_cgroups

@@ -179,8 +179,11 @@ impl Folder {
         writeln!(registry, "{line}").with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Moves the logs out of the folder, so that they survive it; says where they are.
+    /// Moves the logs, if there are any, out of the folder, so that they survive it; says where they are.
     fn keep_logs(&self) {
+        if fs::read_dir(self.logs()).is_ok_and(|mut logs| logs.next().is_none()) {
+            return;
+        }
         let run = self.path.parent().and_then(Path::file_name).unwrap_or_default();
         let kept = base()
             .join("failed")

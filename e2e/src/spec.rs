@@ -6,6 +6,7 @@ use serde_json::Value;
 #[derive(Clone, Debug)]
 pub struct ClusterSpec {
     pub(crate) name: String,
+    pub(crate) place: Place,
     pub(crate) scheduler: bool,
     pub(crate) scheduler_config: Value,
     pub(crate) controller_manager: bool,
@@ -13,6 +14,17 @@ pub struct ClusterSpec {
     pub(crate) verify_kubelets: bool,
     pub(crate) api_server_args: Vec<String>,
     pub(crate) controller_manager_args: Vec<String>,
+}
+
+/// Where a cluster listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Loopback: only this machine's root namespace reaches it.
+    Loopback,
+    /// The root namespace's address on the fabric: pods of real nodes reach it too.
+    Fabric,
+    /// A network namespace of its own, with a real node in it.
+    Namespace,
 }
 
 // === impl ClusterSpec ===
@@ -23,6 +35,7 @@ impl ClusterSpec {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            place: Place::Loopback,
             scheduler: true,
             scheduler_config: Value::Null,
             controller_manager: true,
@@ -31,6 +44,20 @@ impl ClusterSpec {
             api_server_args: Vec::new(),
             controller_manager_args: Vec::new(),
         }
+    }
+
+    /// Runs the whole cluster in a network namespace of its own, with one real node: containerd, kubelet, kube-proxy.
+    #[must_use]
+    pub fn with_real_node(mut self) -> Self {
+        self.place = Place::Namespace;
+        self
+    }
+
+    /// Listens where the pods of real nodes reach the API server, which loopback is not. Needs root.
+    #[must_use]
+    pub fn reachable_from_pods(mut self) -> Self {
+        self.place = Place::Fabric;
+        self
     }
 
     /// Starts no kube-scheduler: pods stay pending until something else binds them.

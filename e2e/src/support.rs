@@ -1,6 +1,9 @@
 //! What live tests share: waiting for conditions, namespaces that end with a test, questions about pods.
 
-use std::{fmt::Debug, future::Future, time::Duration};
+use std::{
+    fmt::{Debug, Formatter},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -13,6 +16,31 @@ use crate::run;
 
 /// How often a condition is looked at: short against what is waited for, long against the cost of looking.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What a live test returns: with it, `?` keeps the logs of the clusters that it drops on the way out. A panic does
+/// so by itself.
+pub type TestResult = Result<(), TestFailure>;
+
+/// Why a live test failed; making one says that logs are wanted.
+pub struct TestFailure(anyhow::Error);
+
+// === impl TestFailure ===
+
+impl<E> From<E> for TestFailure
+where
+    anyhow::Error: From<E>,
+{
+    fn from(error: E) -> Self {
+        run::note_failure();
+        Self(error.into())
+    }
+}
+
+impl Debug for TestFailure {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
+        Debug::fmt(&self.0, formatter)
+    }
+}
 
 /// Asks until the answer is `Ok(Some(value))`, at most for `deadline`.
 ///

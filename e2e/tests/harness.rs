@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
-use e2e::{Cluster, ClusterSpec, NodeTemplate, support};
+use anyhow::{Context, Result};
+use e2e::{Cluster, ClusterSpec, NodeTemplate, TestResult, support};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Node};
 use kube::{Api, api::ListParams};
 use serde_json::json;
@@ -48,7 +48,7 @@ async fn await_replicas(cluster: &Cluster, namespace: &str, replicas: i32) -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployment_becomes_ready_on_simulated_nodes() -> Result<()> {
+async fn a_deployment_becomes_ready_on_simulated_nodes() -> TestResult {
     let cluster = Cluster::start(ClusterSpec::new("deploy").with_audit_log()).await?;
     let template = NodeTemplate::default()
         .cpu("4")
@@ -60,7 +60,7 @@ async fn a_deployment_becomes_ready_on_simulated_nodes() -> Result<()> {
     let nodes = Api::<Node>::all(client.clone())
         .list(&ListParams::default().labels("pool=a"))
         .await?;
-    ensure!(
+    assert!(
         nodes.items.len() == names.len(),
         "{} nodes of pool a",
         nodes.items.len()
@@ -79,7 +79,7 @@ async fn a_deployment_becomes_ready_on_simulated_nodes() -> Result<()> {
         .kubectl(&["-n", &namespace, "logs", "deploy/web"])
         .await?
         .ok()?;
-    ensure!(logs.ends_with("hello from below\n"), "{logs}");
+    assert!(logs.ends_with("hello from below\n"), "{logs}");
     let exec = cluster
         .kubectl(&[
             "-n",
@@ -93,9 +93,9 @@ async fn a_deployment_becomes_ready_on_simulated_nodes() -> Result<()> {
         ])
         .await?
         .ok()?;
-    ensure!(exec == "from inside\n", "{exec}");
+    assert!(exec == "from inside\n", "{exec}");
     let audit = fs::read_to_string(cluster.audit_log())?;
-    ensure!(
+    assert!(
         audit.contains(r#""subresource":"exec""#),
         "the audit log does not tell of the exec"
     );
@@ -103,25 +103,25 @@ async fn a_deployment_becomes_ready_on_simulated_nodes() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_clusters_live_side_by_side_and_know_their_own_users_only() -> Result<()> {
+async fn two_clusters_live_side_by_side_and_know_their_own_users_only() -> TestResult {
     let (upper, lower) = tokio::try_join!(
         Cluster::start(ClusterSpec::new("upper").without_scheduler()),
         Cluster::start(ClusterSpec::new("lower"))
     )?;
-    ensure!(upper.api_server() != lower.api_server());
-    ensure!(upper.process("kube-scheduler").is_err() && lower.process("kube-scheduler").is_ok());
+    assert!(upper.api_server() != lower.api_server());
+    assert!(upper.process("kube-scheduler").is_err() && lower.process("kube-scheduler").is_ok());
 
     let kubeconfig = upper.kubeconfig_for("jane", &["team-a"])?.display().to_string();
     let who = upper
         .kubectl(&["--kubeconfig", &kubeconfig, "auth", "whoami"])
         .await?
         .ok()?;
-    ensure!(who.contains("jane") && who.contains("team-a"), "{who}");
+    assert!(who.contains("jane") && who.contains("team-a"), "{who}");
     let other_server = format!("https://{}", lower.api_server());
     let stranger = upper
         .kubectl(&["--server", &other_server, "get", "nodes"])
         .await?;
-    ensure!(
+    assert!(
         !stranger.status.success(),
         "the lower cluster let the upper's administrator in: {}",
         stranger.stdout
@@ -130,7 +130,7 @@ async fn two_clusters_live_side_by_side_and_know_their_own_users_only() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_outlives_a_restart_of_its_api_server_and_a_crash_of_etcd() -> Result<()> {
+async fn a_cluster_outlives_a_restart_of_its_api_server_and_a_crash_of_etcd() -> TestResult {
     let cluster = Cluster::start(
         ClusterSpec::new("restart")
             .without_scheduler()
@@ -139,7 +139,7 @@ async fn a_cluster_outlives_a_restart_of_its_api_server_and_a_crash_of_etcd() ->
     .await?;
     let namespace = support::temp_namespace(&cluster.client().await?).await?;
     cluster.stop_component("kube-apiserver").await?;
-    ensure!(!cluster.kubectl(&["get", "--raw=/livez"]).await?.status.success());
+    assert!(!cluster.kubectl(&["get", "--raw=/livez"]).await?.status.success());
     cluster.kill_component("etcd").await?;
     cluster.start_component("etcd").await?;
     cluster.start_component("kube-apiserver").await?;
@@ -148,25 +148,25 @@ async fn a_cluster_outlives_a_restart_of_its_api_server_and_a_crash_of_etcd() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_cluster_leaves_no_process_and_no_folder() -> Result<()> {
+async fn a_dropped_cluster_leaves_no_process_and_no_folder() -> TestResult {
     let cluster = Cluster::start(ClusterSpec::new("gone")).await?;
     cluster.kwok(1, NodeTemplate::default()).await?;
     let (pids, folder) = (cluster.pids(), cluster.folder().to_owned());
-    ensure!(
+    assert!(
         pids.len() == 5 && pids.values().all(|&pid| is_running(pid)),
         "{pids:?}"
     );
     drop(cluster);
     let left: Vec<_> = pids.iter().filter(|&(_, &pid)| is_running(pid)).collect();
-    ensure!(left.is_empty(), "still running: {left:?}");
-    ensure!(!folder.exists(), "{} is still there", folder.display());
+    assert!(left.is_empty(), "still running: {left:?}");
+    assert!(!folder.exists(), "{} is still there", folder.display());
     Ok(())
 }
 
 /// The run below, started by the two tests after it as a process of its own, which is then killed.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "started by other tests, as a process that gets killed"]
-async fn victim() -> Result<()> {
+async fn victim() -> TestResult {
     let cluster = Cluster::start(
         ClusterSpec::new("victim")
             .without_scheduler()
@@ -223,7 +223,7 @@ async fn start_victim(report: &Path) -> Result<(std::process::Child, PathBuf, Ve
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_run_is_cleared_by_its_guard() -> Result<()> {
+async fn a_killed_run_is_cleared_by_its_guard() -> TestResult {
     let report = std::env::temp_dir().join(format!("tensile-victim-guarded-{}", std::process::id()));
     let (mut child, folder, pids) = start_victim(&report).await?;
     child.kill()?;
@@ -232,15 +232,16 @@ async fn a_killed_run_is_cleared_by_its_guard() -> Result<()> {
     support::await_condition("the guard to clear the folder", DEADLINE, || async {
         Ok((!folder.exists() && !pids.iter().any(|&pid| is_running(pid))).then_some(()))
     })
-    .await
+    .await?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn leftovers_of_a_run_whose_guard_died_too_are_cleared_by_the_next_run() -> Result<()> {
+async fn leftovers_of_a_run_whose_guard_died_too_are_cleared_by_the_next_run() -> TestResult {
     let report = std::env::temp_dir().join(format!("tensile-victim-unguarded-{}", std::process::id()));
     let (mut child, folder, pids) = start_victim(&report).await?;
     let guard = pids.last().context("no guard")?.to_string();
-    ensure!(
+    assert!(
         Command::new("kill")
             .args(["-KILL", "--", &format!("-{guard}")])
             .status()?
@@ -249,7 +250,7 @@ async fn leftovers_of_a_run_whose_guard_died_too_are_cleared_by_the_next_run() -
     child.kill()?;
     child.wait()?;
     fs::remove_file(&report)?;
-    ensure!(
+    assert!(
         folder.exists() && is_running(pids[0]),
         "something else cleared the leftovers"
     );
@@ -259,5 +260,6 @@ async fn leftovers_of_a_run_whose_guard_died_too_are_cleared_by_the_next_run() -
     support::await_condition("the leftovers to be cleared", DEADLINE, || async {
         Ok((!folder.exists() && !pids.iter().any(|&pid| is_running(pid))).then_some(()))
     })
-    .await
+    .await?;
+    Ok(())
 }
