@@ -1,1 +1,143 @@
-//! The kubelet HTTPS API as a library, answered by a Backend.
+//! The kubelet HTTPS API as a library: whoever implements [`Backend`] gets a node that answers on its port as a
+//! kubelet does, to the API server, metrics-server, Prometheus and every generation of clients.
+//!
+//! ```text
+//!               ┌───────── this crate ─────────┐
+//! caller ─TLS─▶ │ guard: authn, authz          │
+//!               │   └▶ routes ─▶ Backend ──────┼─▶ which pod, where
+//!               │        └▶ logs, tunnel ──────┼─▶ API server that really runs the pod
+//!               └──────────────────────────────┘
+//! ```
+//!
+//! Pods of the node run behind another API server. [`Backend::resolve`] says where; logs are streamed from there, and
+//! exec, attach and port-forward are tunnelled byte for byte, so that no streaming protocol is spoken here.
+//!
+//! Every request is authenticated and authorized ([`Auth`]) before it is routed, also those for paths that do not
+//! exist. A client certificate that was not accepted leaves a request without a
+//! [`Peer`](tensile_runtime::tls::Peer), never with a wrong one; see [`tensile_runtime::serve`].
+
+mod answer;
+pub mod attrs;
+pub mod auth;
+pub mod backend;
+mod log_options;
+mod metrics;
+pub mod render;
+mod routes;
+mod stream;
+#[cfg(test)]
+mod testing;
+mod text;
+mod tunnel;
+pub mod usage;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use axum::routing::{any, get};
+
+pub use auth::Auth;
+pub use backend::Backend;
+pub use metrics::Metrics;
+pub use tunnel::{StreamConfig, Streams};
+
+use auth::Guard;
+use routes::{
+    App, attach, configz, exec, healthz, logs, metrics as figures, missing, pods, port_forward, stats,
+};
+
+/// The API of one node. `auth`, `streams` and `metrics` may be shared by several nodes; they then share caches, limits
+/// and counts.
+pub fn router<B: Backend>(backend: Arc<B>, auth: Arc<Auth>, streams: Streams, metrics: Metrics) -> Router {
+    let guard = Guard {
+        auth,
+        node: Arc::from(backend.node_name()),
+    };
+    let app = App {
+        backend,
+        streams,
+        metrics: metrics.clone(),
+    };
+    plain_routes::<B>()
+        .merge(stream_routes())
+        .merge(disabled_routes())
+        .fallback(missing::not_found)
+        .method_not_allowed_fallback(missing::wrong_method)
+        .with_state(app)
+        .layer(from_fn_with_state(guard, auth::guard))
+        .layer(from_fn_with_state(metrics, count))
+}
+
+fn plain_routes<B: Backend>() -> Router<App<B>> {
+    Router::new()
+        .route("/healthz", get(healthz::health::<B>))
+        .route("/healthz/syncloop", get(healthz::health::<B>))
+        .route("/healthz/ping", get(healthz::ping))
+        .route("/healthz/log", get(healthz::ping))
+        .route("/pods", get(pods::bound::<B>))
+        .route("/pods/", get(pods::bound::<B>))
+        .route("/runningpods", get(pods::running::<B>))
+        .route("/runningpods/", get(pods::running::<B>))
+        .route(
+            "/containerLogs/{namespace}/{pod}/{container}",
+            get(logs::get::<B>),
+        )
+        .route("/stats", get(stats::summary_of::<B>))
+        .route("/stats/", get(stats::summary_of::<B>))
+        .route("/stats/summary", get(stats::summary_of::<B>))
+        .route("/metrics", get(figures::own::<B>))
+        .route("/metrics/resource", get(figures::resource::<B>))
+        .route("/metrics/cadvisor", get(figures::cadvisor::<B>))
+        .route("/metrics/probes", get(figures::probes))
+        .route("/configz", get(configz::get::<B>))
+}
+
+/// Both methods everywhere: SPDY comes as POST, WebSocket as GET.
+fn stream_routes<B: Backend>() -> Router<App<B>> {
+    Router::new()
+        .route(
+            "/exec/{namespace}/{pod}/{container}",
+            get(exec::by_name::<B>).post(exec::by_name::<B>),
+        )
+        .route(
+            "/exec/{namespace}/{pod}/{uid}/{container}",
+            get(exec::by_uid::<B>).post(exec::by_uid::<B>),
+        )
+        .route(
+            "/attach/{namespace}/{pod}/{container}",
+            get(attach::by_name::<B>).post(attach::by_name::<B>),
+        )
+        .route(
+            "/attach/{namespace}/{pod}/{uid}/{container}",
+            get(attach::by_uid::<B>).post(attach::by_uid::<B>),
+        )
+        .route(
+            "/portForward/{namespace}/{pod}",
+            get(port_forward::by_name::<B>).post(port_forward::by_name::<B>),
+        )
+        .route(
+            "/portForward/{namespace}/{pod}/{uid}",
+            get(port_forward::by_uid::<B>).post(port_forward::by_uid::<B>),
+        )
+}
+
+fn disabled_routes<B: Backend>() -> Router<App<B>> {
+    Router::new()
+        .route("/run/{*rest}", any(missing::run))
+        .route("/logs", any(missing::logs))
+        .route("/logs/", any(missing::logs))
+        .route("/logs/{*rest}", any(missing::logs))
+        .route("/debug/pprof/{*rest}", any(missing::profiling))
+        .route("/debug/flags/v", any(missing::flags))
+}
+
+/// Middleware: counts answers, refusals included.
+async fn count(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let response = next.run(request).await;
+    metrics.answered(&path, response.status());
+    response
+}
