@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::translate::is_token_volume;
+use crate::translate::ROOT_CA;
 
 /// Kinds of objects that a pod refers to by name, in its own namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,7 +69,8 @@ impl<'a> Found<'a> {
     }
 
     fn insert(&mut self, kind: RefKind, name: &'a Value, optional: bool) {
-        if let Some(name) = name.as_str().filter(|name| !name.is_empty()) {
+        let is_root_ca = kind == RefKind::ConfigMap && *name == ROOT_CA;
+        if let Some(name) = name.as_str().filter(|name| !name.is_empty() && !is_root_ca) {
             self.0
                 .entry((kind, name))
                 .and_modify(|all| *all &= optional)
@@ -110,14 +111,12 @@ impl<'a> Found<'a> {
 /// The objects that a pod with this `spec` refers to, each once, sorted by kind and name.
 ///
 /// Pull secrets count as optional: a kubelet starts the pod without one that is missing.
-/// Not among them: what a dropped token volume projects, and the claims of generic ephemeral volumes, whose template
-/// is part of the pod, so that the lower cluster makes them itself.
+/// Not among them: the ConfigMap with the cluster's CA, which every cluster keeps in every namespace; and the claims of
+/// generic ephemeral volumes, whose template is part of the pod, so that the lower cluster makes them itself.
 #[must_use]
 pub fn references(spec: &Value) -> Vec<Reference> {
     let mut found = Found::default();
-    elements(spec, "volumes")
-        .filter(|volume| !is_token_volume(volume))
-        .for_each(|volume| found.volume(volume));
+    elements(spec, "volumes").for_each(|volume| found.volume(volume));
     for list in CONTAINER_LISTS {
         elements(spec, list).for_each(|container| found.container(container));
     }
@@ -229,6 +228,7 @@ mod tests {
                 {"name": "kube-api-access-1", "projected": {"sources": [
                     {"serviceAccountToken": {}}, {"configMap": {"name": "kube-root-ca.crt"}},
                 ]}},
+                {"name": "ca", "configMap": {"name": "kube-root-ca.crt"}},
                 {"name": "e", "ephemeral": {"volumeClaimTemplate": {}}},
                 {"name": "c", "cephfs": {}},
                 {"name": "f", "csi": {"nodePublishSecretRef": null}},

@@ -8,7 +8,7 @@
 //! | [`pod`] | the order of the steps, the [`Context`](pod::Context) they share |
 //! | `metadata` | identity, labels, annotations, the way back to the origin |
 //! | `scheduling` | what places the pod below |
-//! | `service_account` | the pod's identity towards an API server |
+//! | [`service_account`] | the pod's identity towards an API server |
 //! | `downward` | downward API in environment and volumes |
 //! | `environment` | service environment variables |
 //! | `volumes` | volume kinds that cannot cross clusters |
@@ -22,6 +22,7 @@
 
 use serde_json::Value;
 
+use crate::names;
 use crate::stash::StashError;
 
 pub mod claim;
@@ -36,14 +37,14 @@ pub mod object;
 pub mod pod;
 mod scheduling;
 pub mod service;
-mod service_account;
+pub mod service_account;
 pub mod service_env;
 pub mod update;
 pub mod volume;
 mod volumes;
 
 pub use intent::fingerprint;
-pub(crate) use service_account::is_token_volume;
+pub(crate) use service_account::tokens::ROOT_CA;
 
 /// Why an upper pod has no lower pod. None of these passes by itself: the pod, or the configuration, must change.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,15 @@ pub enum TranslateError {
     /// The stash cannot be read.
     #[error("cannot read the scheduling constraints of the pod")]
     Stash(#[source] StashError),
+    /// Nobody knows whose service account the pod should have.
+    #[error(
+        "annotation {} is {value}; it must be upper, lower or none",
+        names::SERVICE_ACCOUNT
+    )]
+    ServiceAccount {
+        /// What the annotation says.
+        value: String,
+    },
     /// The configuration of this lower cluster does not allow what the object asks for, or nothing could.
     #[error(
         "{field} is not allowed in this lower cluster; remove it, or allow it where the cluster is configured"

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::json::{Object, containers_mut, text};
+use super::service_account::ServiceAccount;
 use super::{Note, TranslateError, fingerprint, member};
 use super::{downward, environment, lower_only, metadata, scheduling, service_account, update, volumes};
 use crate::{names, stash};
@@ -26,6 +27,8 @@ pub struct Context<'a> {
     pub lower_namespace: &'a str,
     /// Environment that the upper services give this pod, in order.
     pub service_env: &'a [(String, String)],
+    /// Whose service account the pod has, from [`ServiceAccount::of`].
+    pub service_account: ServiceAccount,
     /// What this lower cluster allows and calls things.
     pub policy: &'a Policy,
 }
@@ -91,7 +94,7 @@ pub fn to_lower(upper: &Value, context: &Context<'_>) -> Result<Lower, Translate
     scheduling::replace(&mut spec, constraints, context.policy.scheduler_name.as_deref());
     lower_only::adapt(&mut spec, context.policy, &mut notes)?;
     volumes::adapt(&mut spec, context.policy, &mut notes)?;
-    service_account::remove(&mut spec);
+    service_account::apply(&mut spec, context.service_account, text(upper_metadata, "uid"));
     environment::no_lower_services(&mut spec);
 
     let mut lower_metadata = upper_metadata.clone();

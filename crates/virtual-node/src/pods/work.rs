@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use tensile_core::status::{Fingerprint, Patch, Problem};
 use tensile_core::translate::pod::{self as translate, Lower};
+use tensile_core::translate::service_account::ServiceAccount;
 use tensile_core::translate::update;
 use tensile_core::{names, status};
 use tensile_runtime::key::Key;
@@ -128,6 +129,7 @@ impl Worker {
             ignore_labels: &settings.ignore_labels,
             lower_namespace: namespace,
             service_env: &[],
+            service_account: ServiceAccount::None,
             policy: &settings.policy,
         };
         let refused = |error: String| Problem::Refused { error };

@@ -13,6 +13,7 @@ pub(super) fn with_context<T>(run: impl FnOnce(&Context<'_>) -> T) -> T {
         ignore_labels: &[],
         lower_namespace: "shop",
         service_env: &[],
+        service_account: ServiceAccount::None,
         policy: &policy,
     };
     run(&context)
@@ -80,41 +81,6 @@ fn identity_goes_and_the_way_back_is_added() {
                 "containers": [{"name": "c", "image": "i", "newField": 1}], "newField": [1],
                 "automountServiceAccountToken": false, "enableServiceLinks": false,
             },
-        })
-    );
-}
-
-#[test]
-fn the_service_account_leaves_no_trace() {
-    let mounts = json!([
-        {"name": "kube-api-access-x2x", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"},
-        {"name": "token", "mountPath": "/t"},
-        {"name": "mixed", "mountPath": "/m"},
-        {"name": "empty", "mountPath": "/e"},
-    ]);
-    let lower = lower_spec(&json!({
-        "serviceAccountName": "builder", "serviceAccount": "builder", "automountServiceAccountToken": true,
-        "volumes": [
-            {"name": "kube-api-access-x2x", "projected": {"sources": [
-                {"serviceAccountToken": {"path": "token"}}, {"configMap": {"name": "kube-root-ca.crt"}},
-            ]}},
-            {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}},
-            {"name": "mixed", "projected": {"sources": [
-                {"serviceAccountToken": {"path": "token"}}, {"secret": {"name": "s"}},
-            ]}},
-            {"name": "empty", "projected": {"sources": []}},
-        ],
-        "initContainers": [{"name": "i", "volumeMounts": mounts}],
-        "containers": [{"name": "c", "volumeMounts": [mounts[0]]}],
-    }));
-    let left = json!([{"name": "mixed", "mountPath": "/m"}, {"name": "empty", "mountPath": "/e"}]);
-    let empty = json!({"name": "empty", "projected": {"sources": []}});
-    assert_eq!(
-        lower,
-        json!({
-            "volumes": [{"name": "mixed", "projected": {"sources": [{"secret": {"name": "s"}}]}}, empty],
-            "initContainers": [{"name": "i", "volumeMounts": left}],
-            "containers": [{"name": "c"}],
         })
     );
 }

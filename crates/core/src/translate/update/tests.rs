@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::translate::pod::{Context, Policy, to_lower};
+use crate::translate::service_account::ServiceAccount;
 
 fn mk_upper() -> Value {
     json!({
@@ -31,6 +32,7 @@ fn translate(upper: &Value) -> Lower {
         ignore_labels: &[],
         lower_namespace: "shop",
         service_env: &[],
+        service_account: ServiceAccount::None,
         policy: &Policy::default(),
     };
     to_lower(upper, &context).unwrap()
