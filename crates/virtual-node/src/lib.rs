@@ -15,6 +15,7 @@ pub mod api;
 pub mod args;
 pub mod context;
 pub mod engine;
+pub mod kubelet;
 pub mod metrics;
 pub mod node;
 pub mod objects;

@@ -16,6 +16,7 @@ use tensile_runtime::watch::Metrics as WatchMetrics;
 use crate::args::Args;
 use crate::context::{Context, Settings};
 use crate::engine::Engine;
+use crate::kubelet::{Current, Kubelet};
 use crate::metrics::Metrics;
 use crate::node::{Identity, Publisher, Reachability};
 use crate::shared::Shared;
@@ -39,7 +40,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let identity = identity(&args, &node_ip, &clusters.lower_id);
     let admin = Admin::default();
     let metrics = Metrics::new(&admin.registry)?;
-    let settings = settings(&args, &clusters, &identity, node_ip);
+    let settings = settings(&args, &clusters, &identity, node_ip.clone());
     let recorder = Recorder::spawn(
         clusters.upper.client.clone(),
         "tensile-virtual-node",
@@ -68,6 +69,16 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         &lease,
     );
     let (leadership, campaign) = Candidate::new(store, &lease, &process_identity()).spawn(shutdown.clone());
+    let current = Current::default();
+    let kubelet = Kubelet::new(
+        &args,
+        &node_ip,
+        &clusters.upper.client,
+        &clusters.lower.upgrade,
+        current.clone(),
+        &admin.registry,
+    )
+    .await?;
     let fresh = || Context {
         upper: clusters.upper.client.clone(),
         lower: clusters.lower.client.clone(),
@@ -76,13 +87,16 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         settings: settings.clone(),
     };
+    let serving = tokio::spawn(kubelet.run(shutdown.clone()));
     tokio::select! {
         () = shutdown.wait() => {}
         () = clusters.upper.follow(&shutdown) => {}
         () = clusters.lower.follow(&shutdown) => {}
-        () = lead(&engine, leadership, &leading, fresh) => {}
+        () = lead(&engine, leadership, &leading, &current, fresh) => {}
     }
+    shutdown.trigger();
     campaign.await?;
+    serving.await?;
     Ok(())
 }
 
@@ -145,6 +159,7 @@ async fn lead(
     engine: &Engine,
     mut leadership: watch::Receiver<Leadership>,
     leading: &Condition,
+    current: &Current,
     fresh: impl Fn() -> Context,
 ) {
     loop {
@@ -153,8 +168,10 @@ async fn lead(
         }
         leading.set(true);
         let context = fresh();
+        *current.lock() = Some(context.shared.clone());
         let mut lost = leadership.clone();
         tokio::select! { () = engine.run(&context) => {}, () = until_lost(&mut lost) => {} }
+        *current.lock() = None;
         leading.set(false);
         tracing::warn!(node = engine.identity.name, "lease lost: everything stopped");
     }
