@@ -181,7 +181,7 @@ impl Resources {
             Lane::Memory => self.memory,
             Lane::EphemeralStorage => self.ephemeral_storage,
             Lane::Pods => self.pods,
-            Lane::Extended(name) => self.find(name).map_or(0, |index| self.extended[index].1),
+            Lane::Extended(name) => self.extended_units(name),
         }
     }
 
@@ -228,25 +228,35 @@ impl Resources {
     /// kube-scheduler.
     #[must_use]
     pub fn fits(&self, free: &Self) -> bool {
-        self.lacking(free).next().is_none()
+        self.lacking(&Self::default(), free).next().is_none()
     }
 
-    /// The lanes in which `self` asks for more than `free` has.
-    pub fn lacking<'a>(&'a self, free: &'a Self) -> impl Iterator<Item = Lane> + 'a {
-        let lacks = |asked: i64, free: i64| asked > 0 && asked > free;
+    /// The lanes in which `self` asks for more than is left of `total` beside `used`.
+    pub fn lacking<'a>(&'a self, used: &'a Self, total: &'a Self) -> impl Iterator<Item = Lane> + 'a {
+        let lacks = |asked: i64, used: i64, total: i64| asked > 0 && asked > total.saturating_sub(used);
         let fixed = [
-            (Lane::Pods, lacks(self.pods, free.pods)),
-            (Lane::MilliCpu, lacks(self.milli_cpu, free.milli_cpu)),
-            (Lane::Memory, lacks(self.memory, free.memory)),
+            (Lane::Pods, lacks(self.pods, used.pods, total.pods)),
+            (
+                Lane::MilliCpu,
+                lacks(self.milli_cpu, used.milli_cpu, total.milli_cpu),
+            ),
+            (Lane::Memory, lacks(self.memory, used.memory, total.memory)),
             (
                 Lane::EphemeralStorage,
-                lacks(self.ephemeral_storage, free.ephemeral_storage),
+                lacks(
+                    self.ephemeral_storage,
+                    used.ephemeral_storage,
+                    total.ephemeral_storage,
+                ),
             ),
         ];
-        let extended = self.extended.iter().filter_map(move |(name, asked)| {
-            let available = free.find(name).map_or(0, |index| free.extended[index].1);
-            lacks(*asked, available).then(|| Lane::Extended(name.clone()))
-        });
+        let lacks_extended = move |(name, asked): &(&Arc<str>, i64)| {
+            lacks(*asked, used.extended_units(name), total.extended_units(name))
+        };
+        let extended = self
+            .extended()
+            .filter(lacks_extended)
+            .map(|(name, _)| Lane::Extended(name.clone()));
         fixed
             .into_iter()
             .filter_map(|(lane, lacks)| lacks.then_some(lane))
@@ -275,6 +285,10 @@ impl Resources {
                 units => self.extended.insert(index, (name.clone(), units)),
             },
         }
+    }
+
+    fn extended_units(&self, name: &str) -> i64 {
+        self.find(name).map_or(0, |index| self.extended[index].1)
     }
 
     fn find(&self, name: &str) -> Result<usize, usize> {
@@ -384,7 +398,7 @@ mod tests {
             (json!({"example.com/y": "1"}), vec!["example.com/y"]),
         ] {
             let names: Vec<String> = mk(request.clone())
-                .lacking(&free)
+                .lacking(&Resources::default(), &free)
                 .map(|lane| lane.to_string())
                 .collect();
             assert_eq!(names, lacking, "{request}");
