@@ -11,6 +11,8 @@ use crate::{
 
 /// The binary of this crate that is all of Tensile's components in one.
 const BINARY: &str = "tensile-component";
+/// The binary that is all of them too, so that `cargo demo` builds only one.
+const DEMO: &str = "demo";
 
 /// One of Tensile's components as a process of its own, with a log file; killed when dropped.
 pub struct Component {
@@ -59,6 +61,9 @@ impl std::ops::Deref for Component {
 /// Cargo puts binaries beside the folder of the test that runs (`deps`), or beside another binary.
 fn binary() -> Result<PathBuf> {
     let current = std::env::current_exe().context("cannot find the running program")?;
+    if current.file_stem().is_some_and(|name| name == DEMO) {
+        return Ok(current);
+    }
     let candidates = current
         .ancestors()
         .skip(1)

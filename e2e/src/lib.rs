@@ -16,6 +16,7 @@
 pub mod binaries;
 mod cluster;
 mod component;
+mod components;
 mod control_plane;
 mod kwok;
 mod leases;
@@ -30,6 +31,7 @@ pub mod virtual_node;
 pub use binaries::Binaries;
 pub use cluster::{Cluster, Output};
 pub use component::Component;
+pub use components::Components;
 pub use kwok::NodeTemplate;
 pub use leases::PortLease;
 pub use process::Process;

@@ -1,21 +1,17 @@
-//! All of Tensile's components in one binary, for tests, demo and benchmarks: they run the code that the
-//! components' own binaries run.
+//! All of Tensile's components in one binary, for tests and benchmarks.
 
 use clap::Parser;
+use e2e::Components;
 use tensile_runtime::shutdown::Shutdown;
 
 /// Runs one component.
 #[derive(Parser)]
-enum Component {
-    /// `tensile-virtual-node`.
-    VirtualNode(tensile_virtual_node::Args),
+struct Args {
+    #[command(subcommand)]
+    component: Components,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let component = Component::parse();
-    let shutdown = Shutdown::on_signals()?;
-    match component {
-        Component::VirtualNode(args) => tensile_virtual_node::run(args, shutdown).await,
-    }
+    Args::parse().component.run(Shutdown::on_signals()?).await
 }

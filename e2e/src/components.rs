@@ -1,0 +1,27 @@
+//! All of Tensile's components in one program, for tests, demo and benchmarks: they run the code that the
+//! components' own binaries run.
+
+use anyhow::Result;
+use tensile_runtime::shutdown::Shutdown;
+
+/// One component with its flags.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Components {
+    /// `tensile-virtual-node`.
+    #[command(hide = true)]
+    VirtualNode(Box<tensile_virtual_node::Args>),
+}
+
+// === impl Components ===
+
+impl Components {
+    /// Runs the component until shutdown.
+    ///
+    /// # Errors
+    /// As the component's own binary.
+    pub async fn run(self, shutdown: Shutdown) -> Result<()> {
+        match self {
+            Self::VirtualNode(args) => tensile_virtual_node::run(*args, shutdown).await,
+        }
+    }
+}
