@@ -91,7 +91,15 @@ pub fn to_lower(upper: &Value, context: &Context<'_>) -> Result<Lower, Translate
     let mut notes = Vec::new();
 
     let mut spec = upper_spec.clone();
-    scheduling::replace(&mut spec, constraints, context.policy.scheduler_name.as_deref());
+    let stashed = upper["metadata"]["annotations"]
+        .get(names::CLUSTER_SELECTOR)
+        .is_some();
+    scheduling::replace(
+        &mut spec,
+        constraints,
+        stashed,
+        context.policy.scheduler_name.as_deref(),
+    );
     lower_only::adapt(&mut spec, context.policy, &mut notes)?;
     volumes::adapt(&mut spec, context.policy, &mut notes)?;
     service_account::apply(&mut spec, context.service_account, text(upper_metadata, "uid"));

@@ -1,8 +1,11 @@
 //! What places the pod below: the stash, less what the upper cluster added for its own sake.
+//!
+//! The stash was written when the pod was created. The one constraint that can change later is a toleration: those of
+//! a stashed pod that the stash does not have were added since, and count below, too.
 
 use serde_json::{Value, json};
 
-use super::json::{Object, retain, set};
+use super::json::{Object, set};
 use crate::names;
 use crate::stash::Constraints;
 
@@ -13,30 +16,83 @@ const DEFAULT_TOLERATION_SECONDS: i64 = 300;
 /// ours to give; gates are gone once a pod is bound.
 const OF_UPPER_SCHEDULER: [&str; 3] = ["nodeName", "schedulerName", "schedulingGates"];
 
-/// Replaces every scheduling member of `spec`. Without `scheduler_name` the lower cluster takes its default.
-pub(super) fn replace(spec: &mut Object, constraints: Constraints, scheduler_name: Option<&str>) {
+/// Taints that virtual nodes get for their own state; lower nodes get the same ones for theirs.
+const OF_VIRTUAL_NODE: [&str; 3] = [
+    names::PROVIDER_TAINT,
+    names::TAINT_NOT_READY,
+    names::TAINT_UNREACHABLE,
+];
+
+/// Replaces every scheduling member of `spec`. `stashed` says whether `constraints` come from a stash. Without
+/// `scheduler_name` the lower cluster takes its default.
+pub(super) fn replace(
+    spec: &mut Object,
+    constraints: Constraints,
+    stashed: bool,
+    scheduler_name: Option<&str>,
+) {
     for key in OF_UPPER_SCHEDULER {
         spec.remove(key);
     }
+    let tolerations = tolerations(spec.remove("tolerations"), constraints.tolerations, stashed);
     set(spec, "schedulerName", scheduler_name.map(|name| json!(name)));
     set(spec, "nodeSelector", constraints.node_selector);
     set(spec, "affinity", constraints.affinity);
-    set(spec, "tolerations", constraints.tolerations);
+    set(
+        spec,
+        "tolerations",
+        (!tolerations.is_empty()).then_some(Value::Array(tolerations)),
+    );
     set(
         spec,
         "topologySpreadConstraints",
         constraints.topology_spread_constraints,
     );
-    retain(spec, "tolerations", |toleration| !is_of_upper_cluster(toleration));
 }
 
-/// Whether a toleration is there for the virtual node only: that of its taint, and those that upper admission
-/// adds by default (lower admission adds its own).
-fn is_of_upper_cluster(toleration: &Value) -> bool {
-    let key = toleration["key"].as_str().unwrap_or_default();
-    let by_default = toleration["tolerationSeconds"] == DEFAULT_TOLERATION_SECONDS;
-    key == names::PROVIDER_TAINT
-        || by_default && [names::TAINT_NOT_READY, names::TAINT_UNREACHABLE].contains(&key)
+/// The tolerations below, from those above and those of the constraints.
+fn tolerations(above: Option<Value>, constraints: Option<Value>, stashed: bool) -> Vec<Value> {
+    let mut tolerations = into_list(constraints);
+    if stashed {
+        let added = into_list(above)
+            .into_iter()
+            .filter(|toleration| !OF_VIRTUAL_NODE.contains(&key(toleration)));
+        merge_tolerations(&mut tolerations, added);
+    }
+    tolerations.retain(|toleration| key(toleration) != names::PROVIDER_TAINT && !is_by_default(toleration));
+    tolerations
+}
+
+/// Adds what `tolerations` does not have, and changes the seconds of what it has.
+pub(super) fn merge_tolerations(tolerations: &mut Vec<Value>, wanted: impl IntoIterator<Item = Value>) {
+    for wanted in wanted {
+        match tolerations.iter_mut().find(|has| same_but_seconds(has, &wanted)) {
+            Some(has) => *has = wanted,
+            None => tolerations.push(wanted),
+        }
+    }
+}
+
+/// Whether upper admission added the toleration by default; lower admission adds its own.
+fn is_by_default(toleration: &Value) -> bool {
+    toleration["tolerationSeconds"] == DEFAULT_TOLERATION_SECONDS
+        && [names::TAINT_NOT_READY, names::TAINT_UNREACHABLE].contains(&key(toleration))
+}
+
+fn same_but_seconds(one: &Value, other: &Value) -> bool {
+    let members = ["key", "operator", "value", "effect"];
+    members.iter().all(|member| one[member] == other[member])
+}
+
+fn key(toleration: &Value) -> &str {
+    toleration["key"].as_str().unwrap_or_default()
+}
+
+fn into_list(value: Option<Value>) -> Vec<Value> {
+    match value {
+        Some(Value::Array(list)) => list,
+        _ => Vec::new(),
+    }
 }
 
 #[cfg(test)]
@@ -47,7 +103,7 @@ mod tests {
         let Value::Object(mut spec) = upper else {
             panic!("a spec is an object")
         };
-        replace(&mut spec, constraints, None);
+        replace(&mut spec, constraints, false, None);
         Value::Object(spec)
     }
 
@@ -101,5 +157,26 @@ mod tests {
             json!({"tolerations": kept})
         );
         assert_eq!(replaced(json!({}), constraints(&all[..3])), json!({}));
+    }
+
+    #[test]
+    fn a_toleration_added_to_a_stashed_pod_counts_below() {
+        let toleration = |key: &str, seconds: Option<i64>| json!({"key": key, "tolerationSeconds": seconds});
+        let stash = json!([toleration("a", None), toleration("slow", Some(60))]);
+        let above = json!([
+            toleration("slow", Some(30)),
+            toleration("new", None),
+            toleration("virtual-kubelet.io/provider", None),
+            toleration("node.kubernetes.io/unreachable", None),
+        ]);
+        let both = json!([
+            toleration("a", None),
+            toleration("slow", Some(30)),
+            toleration("new", None)
+        ]);
+        for (stashed, expected) in [(true, &both), (false, &stash)] {
+            let below = tolerations(Some(above.clone()), Some(stash.clone()), stashed);
+            assert_eq!(below, *expected.as_array().unwrap(), "stashed: {stashed}");
+        }
     }
 }

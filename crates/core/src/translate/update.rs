@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::json::{Object, set};
 use super::pod::Lower;
+use super::scheduling::merge_tolerations;
 use super::{fingerprint, metadata};
 use crate::names;
 
@@ -184,20 +185,9 @@ impl Change<'_> {
         let list = |pod: &Value| pod["spec"]["tolerations"].as_array().cloned().unwrap_or_default();
         let below = list(self.below);
         let mut tolerations = below.clone();
-        for wanted in list(self.pod) {
-            match tolerations.iter_mut().find(|has| same_but_seconds(has, &wanted)) {
-                Some(has) => *has = wanted,
-                None => tolerations.push(wanted),
-            }
-        }
+        merge_tolerations(&mut tolerations, list(self.pod));
         (tolerations != below).then_some(Value::Array(tolerations))
     }
-}
-
-fn same_but_seconds(one: &Value, other: &Value) -> bool {
-    ["key", "operator", "value", "effect"]
-        .iter()
-        .all(|member| one[member] == other[member])
 }
 
 /// The containers that the lower pod does not have yet.

@@ -356,7 +356,11 @@ fn the_stash_says_what_places_the_pod_below() {
     });
     let spec = translate(&upper).pod["spec"].take();
     assert_eq!(spec["nodeSelector"], json!({"disk": "ssd"}));
-    assert_eq!(spec["tolerations"], json!([{"key": "lower"}]));
+    assert_eq!(
+        spec["tolerations"],
+        json!([{"key": "lower"}, {"key": "upper"}]),
+        "one was added since"
+    );
 
     upper["metadata"]["annotations"][names::CLUSTER_SELECTOR] = json!("{\"nodeSelector\": 1}");
     let error = with_context(|context| to_lower(&upper, context)).unwrap_err();
