@@ -9,9 +9,18 @@
 //! [`mutate`](mutate::mutate) is pure; the division of constraints itself lives in
 //! [`tensile_core::stash`], beside the code that un-stashes them.
 
+pub mod args;
 mod avoid;
+pub mod certs;
+pub mod http;
+pub mod known;
+pub mod metrics;
 pub mod mutate;
 pub mod patch;
 pub mod pod;
 pub mod review;
+mod run;
 pub mod tolerations;
+
+pub use args::Args;
+pub use run::{RunError, run};
