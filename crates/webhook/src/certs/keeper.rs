@@ -104,7 +104,7 @@ impl Keeper {
                 match self.serve(&secret) {
                     Ok(bundle) => seen.bundle = Some(bundle),
                     Err(error) => {
-                        tracing::warn!(%error, "Secret {SECRET} is not usable, serving what was there")
+                        tracing::warn!(%error, "Secret {SECRET} is not usable, serving what was there");
                     }
                 }
                 seen.stored = Some(secret.metadata);
