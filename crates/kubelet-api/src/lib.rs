@@ -20,13 +20,17 @@ mod answer;
 pub mod attrs;
 pub mod auth;
 pub mod backend;
+pub mod client_ca;
 mod log_options;
 mod metrics;
 pub mod render;
 mod routes;
+pub mod serving;
 mod stream;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod text;
 mod tunnel;
 pub mod usage;

@@ -10,6 +10,8 @@ use axum::response::Response;
 use futures::stream;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use tensile_runtime::tls::Peer;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -317,4 +319,67 @@ pub(crate) fn mk_usage() -> NodeUsage {
             ],
         }],
     }
+}
+
+/// A certificate authority.
+pub(crate) struct Ca {
+    pub(crate) pem: String,
+    pub(crate) issuer: Issuer<'static, KeyPair>,
+}
+
+/// A client's certificate and its PKCS#8 key.
+pub(crate) struct ClientCert {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: Vec<u8>,
+}
+
+pub(crate) fn mk_ca(name: &str) -> Ca {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let pem = params.self_signed(&key).unwrap().pem();
+    Ca {
+        pem,
+        issuer: Issuer::new(params, key),
+    }
+}
+
+pub(crate) fn mk_client_cert(ca: &Ca, user: &str) -> ClientCert {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, user);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let key = KeyPair::generate().unwrap();
+    let cert = params.signed_by(&key, &ca.issuer).unwrap();
+    ClientCert {
+        chain: vec![cert.der().clone()],
+        key: key.serialize_der(),
+    }
+}
+
+/// An API server that lists `items` and then, in the first watch, tells what is sent.
+pub(crate) fn mk_watched(items: Vec<Value>) -> (kube::Client, UnboundedSender<Value>) {
+    let (tx, rx) = unbounded_channel::<Value>();
+    let (events, list) = (Arc::new(tokio::sync::Mutex::new(rx)), Arc::new(items));
+    let service = service_fn(move |request: Request<kube::client::Body>| {
+        let (events, list) = (Arc::clone(&events), Arc::clone(&list));
+        async move {
+            let body = if request
+                .uri()
+                .query()
+                .is_some_and(|query| query.contains("watch=true"))
+            {
+                let next = |events: Arc<tokio::sync::Mutex<UnboundedReceiver<Value>>>| async {
+                    let event = events.lock().await.recv().await?;
+                    Some((Ok::<_, Infallible>(format!("{event}\n")), events))
+                };
+                Body::from_stream(stream::unfold(events, next))
+            } else {
+                let list = json!({"metadata": {"resourceVersion": "1"}, "items": *list});
+                Body::from(list.to_string())
+            };
+            Ok::<_, Infallible>(Response::new(body))
+        }
+    });
+    (kube::Client::new(service, "default"), tx)
 }
