@@ -21,7 +21,7 @@ pub use fingerprint::Fingerprint;
 pub use gate::{Gate, gates};
 pub use patch::{Patch, Sent, patch};
 pub use problem::Problem;
-pub use restarts::{Restarts, may_start_again};
+pub use restarts::{Restarts, go_on, may_start_again};
 
 /// Status members that the upper cluster writes, or that never change.
 const UPPERS: [&str; 6] = [

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::refs::RefKind;
+
 /// Something that keeps a pod from running below. The pod stays Pending: every one of these can pass.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
@@ -20,6 +22,14 @@ pub enum Problem {
     NotOffloaded {
         /// The kind, in the plural: `DaemonSet pods`, `pods of namespace kube-system`.
         what: String,
+    },
+    /// A mandatory object does not exist in the upper cluster. The text is a kubelet's, which people search for.
+    #[error("{} {name:?} not found", kind.as_str().to_lowercase())]
+    Missing {
+        /// Its kind.
+        kind: RefKind,
+        /// Its name.
+        name: String,
     },
     /// Something that the pod needs could not be made or read.
     #[error("{what}: {error}")]
@@ -40,12 +50,24 @@ pub enum Problem {
 // === impl Problem ===
 
 impl Problem {
-    /// Reason for the status and for the event.
+    /// Reason for the status and for the event; for missing objects those of virtual-kubelet.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
             Self::ForeignNamesake { .. } => "ForeignNamesake",
             Self::NotOffloaded { .. } => "NotOffloaded",
+            Self::Missing {
+                kind: RefKind::ConfigMap,
+                ..
+            } => "MandatoryConfigMapNotFound",
+            Self::Missing {
+                kind: RefKind::Secret,
+                ..
+            } => "MandatorySecretNotFound",
+            Self::Missing {
+                kind: RefKind::PersistentVolumeClaim,
+                ..
+            } => "PersistentVolumeClaimNotFound",
             Self::Dependency { .. } => "DependencyFailed",
             Self::Refused { .. } => "ProviderFailed",
         }

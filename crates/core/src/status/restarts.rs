@@ -1,11 +1,17 @@
 //! Pods whose lower pod is made again: whether that may be, and restart counts that go on.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 
 use super::CONTAINER_STATUSES;
+use crate::names;
+
+/// The shortest `activeDeadlineSeconds` that an API server accepts in a new pod.
+const SHORTEST_DEADLINE: i64 = 1;
 
 /// Restarts that the containers of an upper pod had in earlier lower pods. They are kept in the annotation
-/// [`names::RESTARTS`](crate::names::RESTARTS) of the lower pod, so that no process has to remember them.
+/// [`names::RESTARTS`] of the lower pod, so that no process has to remember them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Restarts(Box<[(Box<str>, i64)]>);
 
@@ -50,6 +56,19 @@ impl Restarts {
             .iter()
             .find(|(container, _)| **container == *name)
             .map_or(0, |(_, count)| *count)
+    }
+}
+
+/// Lets `lower`, a translated pod that is about to be created, go on where an earlier lower pod of the same upper pod
+/// ended: with its restarts, and with what is left of `activeDeadlineSeconds` after the upper pod `ran` since its
+/// `status.startTime`.
+pub fn go_on(lower: &mut Value, upper_status: &Value, ran: Duration) {
+    if let Some(restarts) = Restarts::annotation(upper_status) {
+        lower["metadata"]["annotations"][names::RESTARTS] = json!(restarts);
+    }
+    if let Some(deadline) = lower["spec"]["activeDeadlineSeconds"].as_i64() {
+        let ran = i64::try_from(ran.as_secs()).unwrap_or(i64::MAX);
+        lower["spec"]["activeDeadlineSeconds"] = json!(deadline.saturating_sub(ran).max(SHORTEST_DEADLINE));
     }
 }
 

@@ -15,6 +15,7 @@
 //! | `lower_only` | fields that the lower cluster computes itself |
 //! | [`update`] | what a later change of the upper pod changes below |
 //! | [`object`] | ConfigMaps, Secrets, Namespaces |
+//! | [`namespace`] | what a namespace is called below |
 //! | [`service`] | Services and EndpointSlices |
 //! | [`service_env`] | what the environment says of services |
 //! | [`claim`], [`volume`] | PersistentVolumeClaims, and the upper volumes that stand for lower ones |
@@ -33,6 +34,7 @@ mod intent;
 mod json;
 mod lower_only;
 mod metadata;
+pub mod namespace;
 pub mod object;
 pub mod pod;
 mod scheduling;

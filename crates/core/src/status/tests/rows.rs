@@ -188,6 +188,28 @@ fn restart_counts_go_on_in_a_new_lower_pod() {
 }
 
 #[test]
+fn a_lower_pod_made_again_goes_on_where_the_last_one_ended() {
+    let mk_lower =
+        |deadline: Option<i64>| json!({"metadata": {}, "spec": {"activeDeadlineSeconds": deadline}});
+    let upper = json!({"containerStatuses": [{"name": "c", "restartCount": 2, "state": {"running": {}}}]});
+    for (deadline, ran, left) in [
+        (Some(100), 40, Some(60)),
+        (Some(100), 100, Some(1)),
+        (None, 40, None),
+    ] {
+        let mut lower = mk_lower(deadline);
+        go_on(&mut lower, &upper, std::time::Duration::from_secs(ran));
+        let annotations = json!({"tensile.dev/restarts": r#"{"c":3}"#});
+        let expected =
+            json!({"metadata": {"annotations": annotations}, "spec": {"activeDeadlineSeconds": left}});
+        assert_eq!(lower, expected);
+    }
+    let mut lower = mk_lower(Some(100));
+    go_on(&mut lower, &json!({}), std::time::Duration::ZERO);
+    assert_eq!(lower, mk_lower(Some(100)));
+}
+
+#[test]
 fn without_restarts_there_is_no_annotation_and_nonsense_counts_none() {
     assert_eq!(
         Restarts::annotation(&json!({"containerStatuses": [{"name": "c", "state": {"waiting": {}}}]})),
@@ -296,6 +318,13 @@ fn a_problem_is_told_by_reason_and_message() {
         problem.status(),
         json!({"phase": "Pending", "reason": "ForeignNamesake", "message": message})
     );
+    let problem = Problem::Missing {
+        kind: crate::refs::RefKind::ConfigMap,
+        name: "settings".to_owned(),
+    };
+    let message = "configmap \"settings\" not found";
+    let expected = json!({"phase": "Pending", "reason": "MandatoryConfigMapNotFound", "message": message});
+    assert_eq!(problem.status(), expected);
     let problem = Problem::NotOffloaded {
         what: "DaemonSet pods".to_owned(),
     };
