@@ -2,30 +2,24 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
-use base64::{Engine, prelude::BASE64_STANDARD};
+use anyhow::{Context, Result, anyhow};
 use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::{
-    Api, Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::Api;
 use parking_lot::Mutex;
-use serde_json::json;
-use tokio::{io::AsyncWriteExt, net::TcpStream, process::Command};
+use tokio::net::TcpStream;
 
 use crate::{
     binaries::Binaries,
     control_plane::{self, Endpoint, Plan},
+    kubeconfig,
     kwok::Kwok,
-    pki::{Identity, MASTERS, Pki},
+    pki::{MASTERS, Pki},
     process::{Invocation, Process},
     real::{Attachment, RealNode},
     run::{self, Folder},
@@ -47,46 +41,20 @@ const ATTEMPTS: u32 = 3;
 pub struct Cluster {
     spec: ClusterSpec,
     pub(crate) binaries: Binaries,
-    pki: Pki,
-    kubeconfig: PathBuf,
+    pub(crate) pki: Pki,
+    pub(crate) kubeconfig: PathBuf,
     components: Mutex<BTreeMap<String, Part>>,
     pub(crate) kwok: tokio::sync::Mutex<Option<Kwok>>,
     // Dropping it clears what the fields above have left.
     folder: Folder,
     // Last: ports and addresses are given back when nothing uses them any more.
-    endpoint: Endpoint,
+    pub(crate) endpoint: Endpoint,
 }
 
 /// A component's command line, and its process while it runs.
 struct Part {
     invocation: Invocation,
     process: Option<Arc<Process>>,
-}
-
-/// What a command printed, and how it ended.
-#[derive(Clone, Debug)]
-pub struct Output {
-    /// How the command ended.
-    pub status: ExitStatus,
-    /// Its standard output.
-    pub stdout: String,
-    /// Its standard error.
-    pub stderr: String,
-}
-
-// === impl Output ===
-
-impl Output {
-    /// The standard output of a command that succeeded.
-    ///
-    /// # Errors
-    /// The command failed; the message holds what it printed.
-    pub fn ok(self) -> Result<String> {
-        if self.status.success() {
-            return Ok(self.stdout);
-        }
-        bail!("{}: {}{}", self.status, self.stderr, self.stdout)
-    }
 }
 
 // === impl Cluster ===
@@ -119,7 +87,7 @@ impl Cluster {
         let pki = Pki::create(&folder.path().join("pki"), endpoint.address)?;
         let kubeconfig = folder.path().join("admin.kubeconfig");
         let admin = pki.client("tensile-e2e-admin", &[MASTERS])?;
-        write_kubeconfig(
+        kubeconfig::write(
             &kubeconfig,
             &spec.name,
             &endpoint.api_server_url(),
@@ -274,54 +242,6 @@ impl Cluster {
         &self.spec.name
     }
 
-    /// A new client with the rights of an administrator. A client belongs to the tokio runtime that made it.
-    ///
-    /// # Errors
-    /// The kubeconfig cannot be used.
-    pub async fn client(&self) -> Result<Client> {
-        client_of(&self.kubeconfig).await
-    }
-
-    /// The administrator's kubeconfig file; all keys are in it.
-    pub fn kubeconfig(&self) -> &Path {
-        &self.kubeconfig
-    }
-
-    /// Writes a kubeconfig for another user, known by a client certificate.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn kubeconfig_for(&self, user: &str, groups: &[&str]) -> Result<PathBuf> {
-        self.write_kubeconfig(
-            user,
-            &self.endpoint.api_server_url(),
-            &self.pki.client(user, groups)?,
-        )
-    }
-
-    /// Writes an administrator's kubeconfig that goes to another address of the API server, such as a fault proxy on
-    /// loopback.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn kubeconfig_through(&self, address: SocketAddr) -> Result<PathBuf> {
-        let user = format!("through-{}", address.port());
-        self.write_kubeconfig(
-            &user,
-            &format!("https://{address}"),
-            &self.pki.client(&user, &[MASTERS])?,
-        )
-    }
-
-    fn write_kubeconfig(&self, user: &str, server: &str, identity: &Identity) -> Result<PathBuf> {
-        let path = self
-            .folder
-            .path()
-            .join(format!("{}.kubeconfig", user.replace([':', '/'], "-")));
-        write_kubeconfig(&path, &self.spec.name, server, self.pki.ca(), identity)?;
-        Ok(path)
-    }
-
     /// The certificate, as PEM, of the authority that signs for users and kubelets.
     pub fn client_ca_pem(&self) -> &str {
         self.pki.ca()
@@ -350,62 +270,6 @@ impl Cluster {
     /// The address at which this cluster's nodes and API server are reached.
     pub fn address(&self) -> IpAddr {
         self.endpoint.address
-    }
-
-    /// Runs kubectl as administrator.
-    ///
-    /// # Errors
-    /// kubectl cannot be run; that it failed is told by the output.
-    pub async fn kubectl(&self, args: &[&str]) -> Result<Output> {
-        self.kubectl_with_input(args, "").await
-    }
-
-    /// Runs kubectl as administrator with something to read on its standard input.
-    ///
-    /// # Errors
-    /// kubectl cannot be run; that it failed is told by the output.
-    pub async fn kubectl_with_input(&self, args: &[&str], input: &str) -> Result<Output> {
-        let mut child = self
-            .kubectl_command(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot run kubectl")?;
-        let mut stdin = child.stdin.take().context("kubectl has no standard input")?;
-        // kubectl may end without reading all of it, which is no failure of ours.
-        let write = async move { drop(stdin.write_all(input.as_bytes()).await) };
-        let ((), output) = tokio::join!(write, child.wait_with_output());
-        let output = output?;
-        Ok(Output {
-            status: output.status,
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
-    }
-
-    /// A kubectl command as administrator, to be started by the caller; it is killed when dropped.
-    pub fn kubectl_command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(self.binaries.path("kubectl"));
-        command
-            .arg("--kubeconfig")
-            .arg(&self.kubeconfig)
-            .args(args)
-            .kill_on_drop(true);
-        // Discovery is cached in the folder: the caches of several clusters on one port must not mix.
-        command.env("KUBECACHEDIR", self.folder.path().join("kubectl-cache"));
-        command
-    }
-
-    /// Applies manifests, YAML or JSON.
-    ///
-    /// # Errors
-    /// kubectl refuses them.
-    pub async fn apply(&self, manifests: &str) -> Result<()> {
-        self.kubectl_with_input(&["apply", "-f", "-"], manifests)
-            .await?
-            .ok()
-            .map(drop)
     }
 
     /// The audit log, JSON lines; written only with [`ClusterSpec::with_audit_log`].
@@ -506,30 +370,6 @@ impl Cluster {
     }
 }
 
-/// A client for a kubeconfig file.
-pub(crate) async fn client_of(kubeconfig: &Path) -> Result<Client> {
-    let file = Kubeconfig::read_from(kubeconfig)?;
-    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-    Ok(Client::try_from(config)?)
-}
-
 fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {
     Ok(http::Request::get(path).body(Vec::new())?)
-}
-
-/// Writes a kubeconfig; JSON is YAML, so no YAML library is needed.
-fn write_kubeconfig(path: &Path, name: &str, server: &str, ca: &str, identity: &Identity) -> Result<()> {
-    let encode = |pem: &str| BASE64_STANDARD.encode(pem);
-    let kubeconfig = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": name, "cluster": {"server": server, "certificate-authority-data": encode(ca)}}],
-        "users": [{"name": name, "user": {
-            "client-certificate-data": encode(&identity.certificate),
-            "client-key-data": encode(&identity.key),
-        }}],
-        "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
-        "current-context": name,
-    });
-    fs::write(path, kubeconfig.to_string()).with_context(|| format!("cannot write {}", path.display()))
 }

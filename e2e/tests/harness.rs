@@ -2,13 +2,16 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result};
-use e2e::{Cluster, ClusterSpec, NodeTemplate, TestResult, support};
+use e2e::{
+    BUSYBOX_IMAGE, Cluster, ClusterSpec, Fault, FaultProxy, NodeTemplate, TestResult, real_nodes_or_report,
+    support,
+};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Node};
 use kube::{Api, api::ListParams};
 use serde_json::json;
@@ -163,29 +166,55 @@ async fn a_dropped_cluster_leaves_no_process_and_no_folder() -> TestResult {
     Ok(())
 }
 
-/// The run below, started by the two tests after it as a process of its own, which is then killed.
+/// The run below, started by other tests as a process of its own, which is then killed.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "started by other tests, as a process that gets killed"]
 async fn victim() -> TestResult {
-    let cluster = Cluster::start(
-        ClusterSpec::new("victim")
-            .without_scheduler()
-            .without_controller_manager(),
-    )
-    .await?;
+    let spec = ClusterSpec::new("victim").without_scheduler();
+    let wants_pod = std::env::var_os("VICTIM_RUNS_A_POD").is_some();
+    let cluster = match wants_pod {
+        true => Cluster::start(spec.with_real_node()).await?,
+        false => Cluster::start(spec.without_controller_manager()).await?,
+    };
+    if wants_pod {
+        cluster
+            .apply(&mk_bound_pod(&format!("{}-0", cluster.name())).to_string())
+            .await?;
+        support::pod_running(&cluster.client().await?, "default", "victim", DEADLINE).await?;
+    }
     let report = PathBuf::from(std::env::var("VICTIM_REPORT")?);
     let pids: Vec<_> = cluster
         .pids()
         .into_values()
         .chain([guard_of(std::process::id())?])
         .collect();
+    let registry = fs::read_to_string(cluster.folder().join("registry"))?;
     let partial = report.with_extension("partial");
     fs::write(
         &partial,
-        json!({"folder": cluster.folder(), "pids": pids}).to_string(),
+        json!({"folder": cluster.folder(), "pids": pids, "registry": registry}).to_string(),
     )?;
     fs::rename(partial, report)?;
     std::future::pending().await
+}
+
+/// A pod that needs no scheduler, with a volume that is a mount.
+fn mk_bound_pod(node: &str) -> serde_json::Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "victim"},
+        "spec": {
+            "nodeName": node,
+            "volumes": [{"name": "memory", "emptyDir": {"medium": "Memory"}}],
+            "containers": [{
+                "name": "main",
+                "image": BUSYBOX_IMAGE,
+                "command": ["sleep", "1000000"],
+                "volumeMounts": [{"name": "memory", "mountPath": "/memory"}],
+            }],
+        },
+    })
 }
 
 /// The guard is the child of ours that reads the end of its standard input.
@@ -204,62 +233,176 @@ fn guard_of(pid: u32) -> Result<u32> {
         .context("no guard")
 }
 
-/// Starts the victim and waits until it reports its folder and the ids of its processes, the guard's last.
-async fn start_victim(report: &Path) -> Result<(std::process::Child, PathBuf, Vec<u32>)> {
-    let child = Command::new(std::env::current_exe()?)
-        .args(["--exact", "victim", "--ignored"])
-        .env("VICTIM_REPORT", report)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let text = support::await_condition("the victim's report", Duration::from_secs(120), || async {
-        Ok(fs::read_to_string(report).ok())
-    })
-    .await?;
-    let report: serde_json::Value = serde_json::from_str(&text)?;
-    let folder = report["folder"].as_str().context("no folder")?.into();
-    let pids = serde_json::from_value(report["pids"].clone())?;
-    Ok((child, folder, pids))
+/// A victim that runs, and what it reported: its folder, the ids of its processes (the guard's last), its registry.
+struct Victim {
+    child: std::process::Child,
+    folder: PathBuf,
+    pids: Vec<u32>,
+    registry: String,
+}
+
+impl Victim {
+    async fn start(name: &str, env: &[(&str, &str)]) -> Result<Self> {
+        let report = std::env::temp_dir().join(format!("tensile-victim-{name}-{}", std::process::id()));
+        let child = Command::new(std::env::current_exe()?)
+            .args(["--exact", "victim", "--ignored"])
+            .envs(env.iter().copied())
+            .env("VICTIM_REPORT", &report)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let what = format!("the report of the victim {name}");
+        let ask = || async { Ok(fs::read_to_string(&report).ok()) };
+        let text = support::await_condition(&what, Duration::from_secs(180), ask).await?;
+        fs::remove_file(&report)?;
+        let report: serde_json::Value = serde_json::from_str(&text)?;
+        let text = |field: &str| {
+            report[field]
+                .as_str()
+                .map(str::to_owned)
+                .context("a field of the report is missing")
+        };
+        let (folder, registry) = (text("folder")?.into(), text("registry")?);
+        Ok(Self {
+            child,
+            folder,
+            pids: serde_json::from_value(report["pids"].clone())?,
+            registry,
+        })
+    }
+
+    fn signal(&mut self, signal: &str) -> Result<()> {
+        let sent = Command::new("kill")
+            .args([signal, &self.child.id().to_string()])
+            .status()?;
+        anyhow::ensure!(sent.success(), "cannot send {signal}");
+        self.child.wait()?;
+        Ok(())
+    }
+
+    async fn await_cleared(&self) -> Result<()> {
+        support::await_condition("everything to be cleared", DEADLINE, || async {
+            let running = self.pids.iter().filter(|&&pid| is_running(pid)).count();
+            anyhow::ensure!(running == 0, "{running} processes run");
+            anyhow::ensure!(!self.folder.exists(), "{} exists", self.folder.display());
+            let mounts = fs::read_to_string("/proc/mounts")?;
+            anyhow::ensure!(
+                !mounts.contains(&self.folder.display().to_string()),
+                "mounts are left:\n{mounts}"
+            );
+            match self
+                .registered("netns")
+                .chain(self.registered("cgroup"))
+                .find(|path| path.exists())
+            {
+                Some(left) => anyhow::bail!("{} exists", left.display()),
+                None => Ok(Some(())),
+            }
+        })
+        .await
+    }
+
+    /// The paths of namespaces or cgroups that the victim registered.
+    fn registered(&self, kind: &str) -> impl Iterator<Item = PathBuf> {
+        let folders = match kind {
+            "cgroup" => fs::read_dir("/sys/fs/cgroup")
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path())
+                .collect(),
+            _ => vec![PathBuf::from("/run/netns")],
+        };
+        let lines = self
+            .registry
+            .lines()
+            .filter_map(move |line| line.strip_prefix(kind));
+        lines.flat_map(move |name| {
+            folders
+                .iter()
+                .map(|folder| folder.join(name.trim()))
+                .collect::<Vec<_>>()
+        })
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_run_is_cleared_by_its_guard() -> TestResult {
-    let report = std::env::temp_dir().join(format!("tensile-victim-guarded-{}", std::process::id()));
-    let (mut child, folder, pids) = start_victim(&report).await?;
-    child.kill()?;
-    child.wait()?;
-    fs::remove_file(&report)?;
-    support::await_condition("the guard to clear the folder", DEADLINE, || async {
-        Ok((!folder.exists() && !pids.iter().any(|&pid| is_running(pid))).then_some(()))
-    })
-    .await?;
+    let mut victim = Victim::start("killed", &[]).await?;
+    victim.signal("-KILL")?;
+    victim.await_cleared().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_run_with_a_real_pod_is_cleared_by_its_guard() -> TestResult {
+    if !real_nodes_or_report()? {
+        return Ok(());
+    }
+    let mut victim = Victim::start("interrupted", &[("VICTIM_RUNS_A_POD", "1")]).await?;
+    assert!(
+        victim.registered("netns").all(|path| path.exists()),
+        "{}",
+        victim.registry
+    );
+    assert!(
+        victim.registered("cgroup").any(|path| path.exists()),
+        "{}",
+        victim.registry
+    );
+    victim.signal("-INT")?;
+    victim.await_cleared().await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn leftovers_of_a_run_whose_guard_died_too_are_cleared_by_the_next_run() -> TestResult {
-    let report = std::env::temp_dir().join(format!("tensile-victim-unguarded-{}", std::process::id()));
-    let (mut child, folder, pids) = start_victim(&report).await?;
-    let guard = pids.last().context("no guard")?.to_string();
+    let mut victim = Victim::start("unguarded", &[]).await?;
+    let guard = victim.pids.last().context("no guard")?.to_string();
     assert!(
         Command::new("kill")
             .args(["-KILL", "--", &format!("-{guard}")])
             .status()?
             .success()
     );
-    child.kill()?;
-    child.wait()?;
-    fs::remove_file(&report)?;
+    victim.signal("-KILL")?;
     assert!(
-        folder.exists() && is_running(pids[0]),
+        victim.folder.exists() && is_running(victim.pids[0]),
         "something else cleared the leftovers"
     );
 
     // Another test of this process, or another run on this machine, may be the one that clears them.
     e2e::clear_leftovers()?;
-    support::await_condition("the leftovers to be cleared", DEADLINE, || async {
-        Ok((!folder.exists() && !pids.iter().any(|&pid| is_running(pid))).then_some(()))
-    })
-    .await?;
+    victim.await_cleared().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_proxy_stands_between_a_client_and_an_api_server() -> TestResult {
+    let spec = ClusterSpec::new("proxied")
+        .without_scheduler()
+        .without_controller_manager();
+    let cluster = Cluster::start(spec).await?;
+    let proxy = FaultProxy::start(cluster.api_server()).await?;
+    let kubeconfig = cluster.kubeconfig_through(proxy.address())?.display().to_string();
+    let ask = [
+        "--kubeconfig",
+        kubeconfig.as_str(),
+        "get",
+        "--raw=/livez",
+        "--request-timeout=2s",
+    ];
+    assert_eq!(cluster.kubectl(&ask).await?.ok()?, "ok");
+    for fault in [Fault::Cut, Fault::HalfOpen] {
+        proxy.set(fault);
+        let answer = cluster.kubectl(&ask).await?;
+        assert!(
+            !answer.status.success(),
+            "{fault:?} let an answer through: {}",
+            answer.stdout
+        );
+    }
+    proxy.set(Fault::None);
+    assert_eq!(cluster.kubectl(&ask).await?.ok()?, "ok");
     Ok(())
 }

@@ -75,11 +75,15 @@ pub fn real_nodes_or_report() -> Result<bool> {
         return Ok(true);
     };
     let required = std::env::var(REQUIRE_VARIABLE).unwrap_or_default();
-    if required.split(',').any(|word| word.trim() == REAL_NODES) {
+    if is_required(&required) {
         bail!("{REQUIRE_VARIABLE} asks for {REAL_NODES}, but {reason}");
     }
     eprintln!("not run: {reason}");
     Ok(false)
+}
+
+fn is_required(list: &str) -> bool {
+    list.split(',').any(|word| word.trim() == REAL_NODES)
 }
 
 /// The folder of the CNI plugins.
@@ -107,6 +111,19 @@ fn find_program(name: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn real_nodes_are_required_by_a_word_of_a_list() {
+        let cases = [
+            ("", false),
+            ("real-nodes", true),
+            ("x, real-nodes", true),
+            ("unreal-nodes", false),
+        ];
+        for (list, expected) in cases {
+            assert_eq!(is_required(list), expected, "{list}");
+        }
+    }
 
     #[test]
     fn a_program_is_looked_for_in_the_path() {
