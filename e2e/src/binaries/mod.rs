@@ -56,7 +56,7 @@ impl Binaries {
     }
 
     fn find_or_build() -> Result<Self> {
-        if let Some(folder) = std::env::var_os(FOLDER_VARIABLE) {
+        if let Some(folder) = std::env::var_os(FOLDER_VARIABLE).filter(|folder| !folder.is_empty()) {
             return Self::in_folder(Path::new(&folder));
         }
         let folder = cache_folder()?.join(recipe::fingerprint());
