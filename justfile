@@ -1,0 +1,63 @@
+# Recipes for people; CI runs .ci/run, which needs no just. `just` lists them.
+
+# Lists the recipes.
+default:
+    @just --list --unsorted
+
+# Type-checks everything, tests and benchmarks included.
+check:
+    cargo check --workspace --all-targets
+
+# Formats all code.
+fmt:
+    cargo fmt --all
+
+# What CI says about style: formatting and clippy, warnings denied.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- --deny warnings
+
+# The API documentation, warnings denied; `just doc --open` shows it.
+doc *args:
+    RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps {{ args }}
+
+# All tests. The live ones start real control planes; built once, about eight minutes.
+test *args:
+    cargo test --workspace {{ args }}
+
+# The tests without any cluster: unit, table and property tests of the libraries.
+test-unit *args:
+    cargo test --workspace --exclude e2e {{ args }}
+
+# The live tests alone, for instance `just test-live real_nodes`; real nodes must be possible here.
+test-live target='*':
+    TENSILE_REQUIRE=real-nodes cargo test --package e2e --test '{{ target }}'
+
+# Two lower clusters behind one upper cluster, with a workload; Ctrl-C ends it. `just demo --once` ends by itself.
+demo *args:
+    cargo demo -- {{ args }}
+
+# The rules of the house: which crate may know which, how long files may get.
+architecture:
+    cargo test --package e2e --test architecture
+
+# Every crate by itself, so that each Cargo.toml asks for what its crate uses.
+check-alone:
+    for manifest in crates/*/Cargo.toml e2e/Cargo.toml; do cargo check --manifest-path "$manifest" || exit 1; done
+
+# Rewrites the flag tables in docs/ from the code; a test fails while they differ.
+docs-flags:
+    TENSILE_UPDATE_DOCS=1 cargo test --package e2e --test flags
+
+# Licences, sources and duplicate crates (deny.toml); says so when cargo-deny is not installed.
+deny:
+    @if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
+    else echo 'cargo-deny is not installed: cargo install --locked cargo-deny'; fi
+
+# Release binaries in target/release.
+build:
+    cargo build --workspace --exclude e2e --release --bins
+
+# What CI does, from system packages to tests. Installs Debian packages, so it needs root.
+ci:
+    .ci/run
