@@ -404,6 +404,11 @@ impl Cluster {
         &mut self.storage
     }
 
+    /// The shared copy of a label's key; `None` if no node can have the label.
+    pub(crate) fn shared(&self, key: &str) -> Option<&Arc<str>> {
+        self.interner.find(key)
+    }
+
     /// The pods of a namespace: their shape, the nodes they are on and how many are there.
     pub(crate) fn pods_in<'a>(
         &'a self,

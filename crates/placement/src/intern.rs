@@ -17,6 +17,11 @@ pub(crate) struct Interner {
 // === impl Interner ===
 
 impl Interner {
+    /// The shared copy of `text`, if somebody may hold one.
+    pub(crate) fn find(&self, text: &str) -> Option<&Arc<str>> {
+        self.texts.get(text)
+    }
+
     /// The shared copy of `text`.
     pub(crate) fn get(&mut self, text: &str) -> Arc<str> {
         if let Some(known) = self.texts.get(text) {

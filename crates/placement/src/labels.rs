@@ -10,6 +10,18 @@ use crate::intern::Interner;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SharedLabels(Box<[(Arc<str>, Arc<str>)]>);
 
+/// Identity of a shared text: two texts of one cluster are equal when these are. Valid while one of them lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct TextId(usize);
+
+// === impl TextId ===
+
+impl TextId {
+    pub(crate) fn of(text: &Arc<str>) -> Self {
+        Self(Arc::as_ptr(text).cast::<u8>() as usize)
+    }
+}
+
 // === impl SharedLabels ===
 
 impl SharedLabels {
@@ -30,6 +42,14 @@ impl SharedLabels {
             .binary_search_by(|(candidate, _)| candidate.as_ref().cmp(key))
             .ok()?;
         Some(&self.0[index].1)
+    }
+
+    /// The value of the label whose key is this very copy: faster than by text.
+    pub(crate) fn of(&self, key: &Arc<str>) -> Option<&Arc<str>> {
+        self.0
+            .iter()
+            .find(|(candidate, _)| Arc::ptr_eq(candidate, key))
+            .map(|(_, value)| value)
     }
 
     /// Keys and values, sorted by key.

@@ -46,8 +46,9 @@ fn free_share(total: i64, used: i64, request: i64) -> i64 {
         return 0;
     }
     let free = total.saturating_sub(used).saturating_sub(request).clamp(0, total);
-    let share = i128::from(free) * i128::from(WHOLE) / i128::from(total);
-    i64::try_from(share).unwrap_or(WHOLE)
+    // Above eight petabytes the last digits do not matter.
+    free.checked_mul(WHOLE)
+        .map_or_else(|| free / (total / WHOLE), |scaled| scaled / total)
 }
 
 #[cfg(test)]
@@ -87,13 +88,7 @@ mod tests {
                 &asked,
                 1000,
             ),
-            (
-                "uneven",
-                &node,
-                json!({"cpu": "8", "memory": "3Gi"}),
-                &asked,
-                750,
-            ),
+            ("uneven", &node, json!({"cpu": "8", "memory": "3Gi"}), &asked, 750),
             (
                 "idle accelerators",
                 &accelerated,

@@ -323,6 +323,9 @@ impl Truth {
 }
 
 proptest! {
+    // Each case compares after every event, so that fewer cases do.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn figures_always_equal_those_of_a_fresh_start(events in proptest::collection::vec(any_event(), 0..40)) {
         let mut cluster = Cluster::default();

@@ -11,132 +11,146 @@ use std::sync::Arc;
 use super::refuse;
 use crate::candidate::Candidate;
 use crate::cluster::Cluster;
-use crate::labels::SharedLabels;
+use crate::labels::{SharedLabels, TextId};
 use crate::node::Node;
 use crate::pod::Shape;
 use crate::reason::{Reason, Refusal, Tally};
 use crate::terms::AffinityTerm;
 
-/// A place: a node label with its value.
-type Place<'a> = (&'a str, &'a str);
-
 /// Where the pods are that matter to one pod.
 #[derive(Debug)]
 pub(super) struct PodAffinity<'a> {
-    candidate: &'a Candidate,
-    /// Places of pods that all affinity terms select.
-    wanted: HashSet<Place<'a>>,
-    /// Whether the pod is of the kind that it wants to be near.
-    wants_own_kind: bool,
-    /// Places of pods that an anti-affinity term of the pod selects.
-    unwanted: HashSet<Place<'a>>,
-    /// Places that pods keep this one out of.
-    forbidden: HashSet<Place<'a>>,
+    /// For each affinity term, where pods are that all affinity terms select.
+    wanted: Vec<Places<'a>>,
+    /// Whether no such pod is anywhere, and the pod is of the kind that it wants to be near.
+    first_of_its_kind: bool,
+    /// For each anti-affinity term of the pod, where pods are that it selects.
+    unwanted: Vec<Places<'a>>,
+    /// Where pods keep this one out.
+    forbidden: Vec<Places<'a>>,
+}
+
+/// Places in one topology: the nodes whose label has one of these values.
+#[derive(Debug)]
+struct Places<'a> {
+    /// `None` if no node has the label.
+    key: Option<&'a Arc<str>>,
+    values: HashSet<TextId>,
 }
 
 // === impl PodAffinity ===
 
 impl<'a> PodAffinity<'a> {
     pub(super) fn prepare(cluster: &'a Cluster, candidate: &'a Candidate) -> Self {
-        let terms = &candidate.affinity;
         let pod = &candidate.pod;
+        let terms = &candidate.affinity;
         let labels = cluster.namespace_labels(&pod.namespace);
+        let wanted = wanted(cluster, terms);
         let wants_own_kind = terms
             .iter()
             .all(|term| term.selects(&pod.namespace, &labels, &pod.labels));
         Self {
-            candidate,
-            wanted: wanted(cluster, terms),
-            wants_own_kind,
+            first_of_its_kind: wants_own_kind && wanted.iter().all(|places| places.values.is_empty()),
+            wanted,
             unwanted: unwanted(cluster, &pod.anti_affinity),
             forbidden: forbidden(cluster, candidate, &labels),
         }
     }
 
     pub(super) fn check(&self, node: &Node<'_>, tally: &mut Tally) -> Option<Refusal> {
-        if !self.is_near_wanted(node) {
+        let labels = &node.facts.labels;
+        let near = |places: &Places<'_>| {
+            places
+                .value_of(labels)
+                .is_some_and(|value| self.first_of_its_kind || places.values.contains(&value))
+        };
+        if !self.wanted.iter().all(near) {
             return refuse(Reason::PodAffinity, Refusal::Never, tally);
         }
-        let labels = &node.facts.labels;
-        let terms = &self.candidate.pod.anti_affinity;
-        if terms
-            .iter()
-            .any(|term| place(labels, term).is_some_and(|place| self.unwanted.contains(&place)))
-        {
+        if self.unwanted.iter().any(|places| places.include(labels)) {
             return refuse(Reason::PodAntiAffinity, Refusal::Now, tally);
         }
-        if !self.forbidden.is_empty()
-            && labels
-                .iter()
-                .any(|(key, value)| self.forbidden.contains(&(&**key, &**value)))
-        {
+        if self.forbidden.iter().any(|places| places.include(labels)) {
             return refuse(Reason::ExistingAntiAffinity, Refusal::Now, tally);
         }
         None
     }
+}
 
-    fn is_near_wanted(&self, node: &Node<'_>) -> bool {
-        let first_of_its_kind = self.wanted.is_empty() && self.wants_own_kind;
-        let holds = |term| {
-            place(&node.facts.labels, term)
-                .is_some_and(|place| first_of_its_kind || self.wanted.contains(&place))
-        };
-        self.candidate.affinity.iter().all(holds)
+// === impl Places ===
+
+impl<'a> Places<'a> {
+    fn of(cluster: &'a Cluster, term: &AffinityTerm) -> Self {
+        Self {
+            key: cluster.shared(&term.topology_key),
+            values: HashSet::new(),
+        }
+    }
+
+    fn add(&mut self, node: &Node<'_>) {
+        self.values.extend(self.value_of(&node.facts.labels));
+    }
+
+    fn include(&self, labels: &SharedLabels) -> bool {
+        !self.values.is_empty()
+            && self
+                .value_of(labels)
+                .is_some_and(|value| self.values.contains(&value))
+    }
+
+    fn value_of(&self, labels: &SharedLabels) -> Option<TextId> {
+        labels.of(self.key?).map(TextId::of)
     }
 }
 
-fn place<'a>(labels: &'a SharedLabels, term: &'a AffinityTerm) -> Option<Place<'a>> {
-    Some((&term.topology_key, labels.get(&term.topology_key)?))
-}
-
-/// Places of the pods that all of `terms` select.
-fn wanted<'a>(cluster: &'a Cluster, terms: &'a [AffinityTerm]) -> HashSet<Place<'a>> {
-    let Some(first) = terms.first() else {
-        return HashSet::new();
-    };
-    let mut places = HashSet::new();
+/// Where the pods are that all of `terms` select, in the topology of each term.
+fn wanted<'a>(cluster: &'a Cluster, terms: &[AffinityTerm]) -> Vec<Places<'a>> {
+    let mut places: Vec<Places<'_>> = terms.iter().map(|term| Places::of(cluster, term)).collect();
+    let Some(first) = terms.first() else { return places };
     for_each_selected(cluster, first, |shape, namespace_labels, node| {
         if terms
             .iter()
             .all(|term| term.selects(&shape.namespace, namespace_labels, &shape.labels))
         {
-            places.extend(terms.iter().filter_map(|term| place(&node.facts.labels, term)));
+            places.iter_mut().for_each(|places| places.add(&node));
         }
     });
     places
 }
 
-/// Places of the pods that any of `terms` selects, each in the topology of that term.
-fn unwanted<'a>(cluster: &'a Cluster, terms: &'a [AffinityTerm]) -> HashSet<Place<'a>> {
-    let mut places = HashSet::new();
-    for term in terms {
-        for_each_selected(cluster, term, |_, _, node| {
-            places.extend(place(&node.facts.labels, term));
-        });
-    }
-    places
+/// Where the pods are that each of `terms` selects.
+fn unwanted<'a>(cluster: &'a Cluster, terms: &[AffinityTerm]) -> Vec<Places<'a>> {
+    let places = |term| {
+        let mut places = Places::of(cluster, term);
+        for_each_selected(cluster, term, |_, _, node| places.add(&node));
+        places
+    };
+    terms.iter().map(places).collect()
 }
 
-/// Places of the pods that do not want the candidate near.
+/// Where the pods are that do not want the candidate near.
 fn forbidden<'a>(
     cluster: &'a Cluster,
     candidate: &Candidate,
     namespace_labels: &SharedLabels,
-) -> HashSet<Place<'a>> {
+) -> Vec<Places<'a>> {
     let pod = &candidate.pod;
-    let mut places = HashSet::new();
+    let mut all: Vec<Places<'_>> = Vec::new();
     for (shape, nodes) in cluster.repelling() {
         let terms = shape.anti_affinity.iter();
-        let against: Vec<&AffinityTerm> = terms
-            .filter(|term| term.selects(&pod.namespace, namespace_labels, &pod.labels))
-            .collect();
+        let against = terms.filter(|term| term.selects(&pod.namespace, namespace_labels, &pod.labels));
+        let mut against: Vec<Places<'_>> = against.map(|term| Places::of(cluster, term)).collect();
         if !against.is_empty() {
-            for node in nodes {
-                places.extend(against.iter().filter_map(|term| place(&node.facts.labels, term)));
+            nodes.for_each(|node| against.iter_mut().for_each(|places| places.add(&node)));
+        }
+        for places in against {
+            match all.iter_mut().find(|known| known.key == places.key) {
+                Some(known) => known.values.extend(places.values),
+                None => all.push(places),
             }
         }
     }
-    places
+    all
 }
 
 /// Calls `found` for each shape that `term` selects, with the labels of its namespace, and each of its nodes.

@@ -12,6 +12,7 @@ use tensile_core::taints::{Effect, untolerated};
 use super::refuse;
 use crate::candidate::{Candidate, SpreadConstraint};
 use crate::cluster::Cluster;
+use crate::labels::TextId;
 use crate::node::Node;
 use crate::reason::{Reason, Refusal, Tally};
 
@@ -22,7 +23,10 @@ pub(super) struct Spread<'a>(Vec<Counted<'a>>);
 #[derive(Debug)]
 struct Counted<'a> {
     constraint: &'a SpreadConstraint,
-    domains: HashMap<&'a Arc<str>, i64>,
+    /// The topology key; `None` if no node has the label.
+    key: Option<&'a Arc<str>>,
+    /// How many pods count in each domain.
+    domains: HashMap<TextId, i64>,
     emptiest: i64,
     /// 1 if the pod itself will count.
     own: i64,
@@ -49,15 +53,20 @@ impl<'a> Spread<'a> {
 
 impl<'a> Counted<'a> {
     fn prepare(cluster: &'a Cluster, candidate: &'a Candidate, constraint: &'a SpreadConstraint) -> Self {
+        let key = cluster.shared(&constraint.topology_key);
+        let other_keys = candidate
+            .spread
+            .iter()
+            .map(|other| cluster.shared(&other.topology_key));
+        let keys: Option<Vec<&Arc<str>>> = other_keys.collect();
         let domain = |node: &Node<'a>| {
-            let domain = node.facts.labels.get(&constraint.topology_key)?;
-            is_counted(node, candidate, constraint).then_some(domain)
+            let labels = &node.facts.labels;
+            let value = labels.of(key?)?;
+            let has_all_keys = keys.as_ref()?.iter().all(|key| labels.of(key).is_some());
+            (has_all_keys && is_let_in(node, candidate, constraint)).then(|| TextId::of(value))
         };
-        let mut domains: HashMap<&Arc<str>, i64> = cluster
-            .nodes()
-            .filter_map(|node| domain(&node))
-            .map(|domain| (domain, 0))
-            .collect();
+        let nodes = cluster.nodes();
+        let mut domains: HashMap<TextId, i64> = nodes.filter_map(|node| Some((domain(&node)?, 0))).collect();
         // An empty selector counts nothing, though it matches the pod itself (countPodsMatchSelector).
         let selector = constraint.selector.as_ref();
         if let Some(selector) = selector.filter(|selector| !selector.is_empty()) {
@@ -81,6 +90,7 @@ impl<'a> Counted<'a> {
         let own = selector.is_some_and(|selector| selector.matches(&candidate.pod.labels));
         Self {
             constraint,
+            key,
             domains,
             emptiest,
             own: i64::from(own),
@@ -88,10 +98,10 @@ impl<'a> Counted<'a> {
     }
 
     fn check(&self, node: &Node<'_>, tally: &mut Tally) -> Option<Refusal> {
-        let Some(domain) = node.facts.labels.get(&self.constraint.topology_key) else {
+        let Some(domain) = self.key.and_then(|key| node.facts.labels.of(key)) else {
             return refuse(Reason::SpreadLabel, Refusal::Never, tally);
         };
-        let there = self.domains.get(domain).copied().unwrap_or_default();
+        let there = self.domains.get(&TextId::of(domain)).copied().unwrap_or_default();
         if there + self.own - self.emptiest > self.constraint.max_skew {
             return refuse(Reason::Spread, Refusal::Now, tally);
         }
@@ -99,16 +109,12 @@ impl<'a> Counted<'a> {
     }
 }
 
-/// Whether the node is part of a domain: it has all the pod's topology keys, and the policies let it in.
-fn is_counted(node: &Node<'_>, candidate: &Candidate, constraint: &SpreadConstraint) -> bool {
-    let labels = &node.facts.labels;
-    candidate
-        .spread
-        .iter()
-        .all(|other| labels.get(&other.topology_key).is_some())
-        && (!constraint.honor_node_affinity || candidate.node_affinity.matches(node.name, labels))
+/// Whether the policies let the node be part of a domain.
+fn is_let_in(node: &Node<'_>, candidate: &Candidate, constraint: &SpreadConstraint) -> bool {
+    let taints = &node.facts.taints;
+    (!constraint.honor_node_affinity || candidate.node_affinity.matches(node.name, &node.facts.labels))
         && (!constraint.honor_taints
-            || untolerated(&node.facts.taints, &candidate.tolerations, Effect::keeps_out).is_none())
+            || untolerated(taints, &candidate.tolerations, Effect::keeps_out).is_none())
 }
 
 #[cfg(test)]

@@ -1,0 +1,159 @@
+//! What the model costs at scale: memory per pod, and the time to answer one pod over all clusters.
+//!
+//! `cargo bench -p tensile-placement --bench scale [-- CLUSTERS NODES PODS]` with nodes and pods per cluster; by
+//! default 100 clusters of 1 000 nodes with 10 000 pods each. Half of the pods are replicas, one in ten has
+//! labels that no other pod has. Times are of this machine: compare the columns of one run only.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tensile_placement::{Candidate, Cluster, Fit, Pod};
+
+/// Questions of each kind; the 99th percentile needs at least a hundred.
+const QUESTIONS: usize = 200;
+
+fn main() {
+    let sizes: Vec<usize> = std::env::args()
+        .filter_map(|argument| argument.parse().ok())
+        .collect();
+    let [clusters, nodes, pods] = sizes[..] else {
+        return run(100, 1_000, 10_000);
+    };
+    run(clusters, nodes, pods);
+}
+
+fn run(clusters: usize, nodes: usize, pods: usize) {
+    let before = resident_bytes();
+    let start = Instant::now();
+    let mut model: Vec<Cluster> = (0..clusters)
+        .map(|index| mk_cluster(index, nodes, pods))
+        .collect();
+    let filled = start.elapsed();
+    let bytes = resident_bytes() - before;
+    println!("{clusters} clusters x {nodes} nodes, {} pods", clusters * pods);
+    println!(
+        "filled in {filled:.1?}, {} MB, {} bytes per pod",
+        bytes >> 20,
+        bytes / (clusters * pods)
+    );
+    for (name, spec) in questions() {
+        let candidate = mk_candidate(&spec);
+        let ask = |_| {
+            let start = Instant::now();
+            let fitting: u32 = model
+                .iter()
+                .map(|cluster| Fit::of(cluster, &candidate, None).fitting)
+                .sum();
+            (start.elapsed(), fitting)
+        };
+        let answers: Vec<(Duration, u32)> = (0..QUESTIONS).map(ask).collect();
+        report(name, answers);
+    }
+    let moved: Pod = serde_json::from_value(mk_pod(0, 0, nodes)).unwrap_or_default();
+    let start = Instant::now();
+    for _ in 0..QUESTIONS {
+        model[0].delete_pod(moved.uid);
+        model[0].apply_pod(&moved);
+    }
+    println!(
+        "{:>24}: {:.1?} each",
+        "a pod goes and comes",
+        start.elapsed() / QUESTIONS as u32
+    );
+}
+
+fn report(name: &str, mut answers: Vec<(Duration, u32)>) {
+    answers.sort();
+    let (p50, p99) = (answers[answers.len() / 2], answers[answers.len() * 99 / 100]);
+    println!(
+        "{name:>24}: p50 {:.1?}, p99 {:.1?}, {} nodes fit",
+        p50.0, p99.0, p50.1
+    );
+}
+
+/// The constraints that a pod asks with.
+fn questions() -> Vec<(&'static str, Value)> {
+    let requests =
+        |cpu: &str| json!([{"name": "c", "resources": {"requests": {"cpu": cpu, "memory": "1Gi"}}}]);
+    let term = json!({"labelSelector": {"matchLabels": {"app": "app-3"}}, "topologyKey": "topology.kubernetes.io/zone"});
+    let spread = json!([{
+        "maxSkew": 5, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "app-3"}}
+    }]);
+    vec![
+        ("fits", json!({"containers": requests("1")})),
+        ("too large", json!({"containers": requests("20")})),
+        (
+            "node selector",
+            json!({"containers": requests("1"), "nodeSelector": {"topology.kubernetes.io/zone": "z1"}}),
+        ),
+        (
+            "topology spread",
+            json!({"containers": requests("1"), "topologySpreadConstraints": spread}),
+        ),
+        (
+            "pod affinity",
+            json!({
+                "containers": requests("1"),
+                "affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+            }),
+        ),
+    ]
+}
+
+fn mk_candidate(spec: &Value) -> Candidate {
+    let pod =
+        json!({"metadata": {"name": "p", "namespace": "ns-3", "labels": {"app": "app-3"}}, "spec": spec});
+    Candidate::new(&pod).expect("the bench's own pod is well-formed")
+}
+
+fn mk_cluster(index: usize, nodes: usize, pods: usize) -> Cluster {
+    let mut cluster = Cluster::default();
+    for node in 0..nodes {
+        let name = format!("cluster-{index}-node-{node}");
+        let node = json!({
+            "metadata": {"name": name, "labels": {
+                "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64",
+                "topology.kubernetes.io/zone": format!("z{}", node % 3), "topology.kubernetes.io/region": "r",
+                "node.kubernetes.io/instance-type": format!("type-{}", node % 5)
+            }},
+            "status": {"allocatable": {"cpu": "16", "memory": "64Gi", "ephemeral-storage": "100Gi", "pods": "110"}}
+        });
+        cluster.apply_node(&serde_json::from_value(node).expect("the bench's own node is well-formed"));
+    }
+    for pod in 0..pods {
+        let pod = serde_json::from_value::<Pod>(mk_pod(index, pod, nodes));
+        cluster.apply_pod(&pod.expect("the bench's own pod is well-formed"));
+    }
+    cluster
+}
+
+fn mk_pod(cluster: usize, pod: usize, nodes: usize) -> Value {
+    let app = format!("app-{}", pod % 50);
+    let mut labels = json!({"app": app, "pod-template-hash": format!("{:x}", pod % 50 * 7919), "team": "t"});
+    if pod.is_multiple_of(10) {
+        labels["statefulset.kubernetes.io/pod-name"] = json!(format!("pod-{pod}"));
+    }
+    json!({
+        "metadata": {
+            "uid": format!("{:08x}-0000-4000-8000-{pod:012x}", cluster),
+            "name": format!("pod-{pod}"), "namespace": format!("ns-{}", pod % 20), "labels": labels
+        },
+        "spec": {
+            "nodeName": format!("cluster-{cluster}-node-{}", pod % nodes),
+            "containers": [{"name": "c", "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}}}]
+        },
+        "status": {"phase": "Running"}
+    })
+}
+
+/// Resident memory of this process (`/proc/self/statm` counts pages of 4 KiB on the machines we build for).
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: usize = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse().ok())
+        .unwrap_or_default();
+    pages * 4096
+}
