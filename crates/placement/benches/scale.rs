@@ -52,7 +52,7 @@ fn run(clusters: usize, nodes: usize, pods: usize) {
     let moved: Pod = serde_json::from_value(mk_pod(0, 0, nodes)).unwrap_or_default();
     let start = Instant::now();
     for _ in 0..QUESTIONS {
-        model[0].delete_pod(moved.uid);
+        model[0].delete_pod(moved.key);
         model[0].apply_pod(&moved);
     }
     println!(
@@ -136,7 +136,6 @@ fn mk_pod(cluster: usize, pod: usize, nodes: usize) -> Value {
     }
     json!({
         "metadata": {
-            "uid": format!("{:08x}-0000-4000-8000-{pod:012x}", cluster),
             "name": format!("pod-{pod}"), "namespace": format!("ns-{}", pod % 20), "labels": labels
         },
         "spec": {

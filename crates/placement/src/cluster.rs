@@ -2,7 +2,7 @@
 //!
 //! Events come in any order and more than once; the figures depend only on the last state of each object, so
 //! that they always equal what a fresh start would compute. Nodes are kept in one row and scanned; pods are
-//! found by UID; shapes know their nodes, so that counting the pods that a selector matches touches no others.
+//! found by key; shapes know their nodes, so that counting the pods that a selector matches touches no others.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::fit::Fit;
 use crate::intern::Interner;
 use crate::labels::SharedLabels;
 use crate::node::{Node, NodeFacts, NodeId, NodeState};
-use crate::pod::{Pod, Shape, Uid};
+use crate::pod::{Pod, PodKey, Shape, Uid};
 use crate::storage::Storage;
 
 /// The model of one lower cluster.
@@ -28,9 +28,9 @@ pub struct Cluster {
     namespaces: HashMap<Arc<str>, Namespace>,
     /// Shapes whose anti-affinity keeps other pods away.
     repelling: HashSet<Arc<Shape>>,
-    pods: HashMap<Uid, PodEntry>,
+    pods: HashMap<PodKey, PodEntry>,
     /// Upper pods whose lower pod, given here, is bound or over: nothing needs to be promised to them.
-    settled: HashMap<Uid, Uid>,
+    settled: HashMap<Uid, PodKey>,
     /// What is promised to upper pods, by their UID.
     reservations: HashMap<Uid, Placed>,
     storage: Storage,
@@ -82,21 +82,15 @@ impl Cluster {
         was_known
     }
 
-    /// Replaces all nodes.
-    pub fn reset_nodes<'a>(&mut self, views: impl IntoIterator<Item = &'a NodeView>) -> bool {
-        let mut changed = false;
-        let mut present = HashSet::new();
-        for view in views {
-            changed |= self.apply_node(view);
-            present.insert(view.name.clone());
-        }
+    /// Forgets all nodes but those that `exists` names.
+    pub fn retain_nodes(&mut self, exists: impl Fn(&str) -> bool) -> bool {
         let gone: Vec<Arc<str>> = self
             .nodes()
             .map(|node| node.name.clone())
-            .filter(|name| !present.contains(&**name))
+            .filter(|name| !exists(name))
             .collect();
         gone.iter()
-            .fold(changed, |changed, name| self.delete_node(name) | changed)
+            .fold(false, |changed, name| self.delete_node(name) | changed)
     }
 
     /// Nodes that the API server knows.
@@ -163,21 +157,16 @@ impl Cluster {
         was_known
     }
 
-    /// Replaces all namespaces.
-    pub fn reset_namespaces<'a>(&mut self, all: impl IntoIterator<Item = (&'a str, &'a Labels)>) -> bool {
-        let mut changed = false;
-        let mut present = HashSet::new();
-        for (name, labels) in all {
-            changed |= self.apply_namespace(name, labels);
-            present.insert(name);
-        }
+    /// Forgets all namespaces but those that `exists` names.
+    pub fn retain_namespaces(&mut self, exists: impl Fn(&str) -> bool) -> bool {
         let known = self.namespaces.iter().filter(|(_, namespace)| namespace.known);
-        let gone = known
+        let gone: Vec<Arc<str>> = known
             .map(|(name, _)| name)
-            .filter(|name| !present.contains(&***name));
-        let gone: Vec<Arc<str>> = gone.cloned().collect();
+            .filter(|name| !exists(name))
+            .cloned()
+            .collect();
         gone.iter()
-            .fold(changed, |changed, name| self.delete_namespace(name) | changed)
+            .fold(false, |changed, name| self.delete_namespace(name) | changed)
     }
 
     /// Labels of a namespace; none if it is not known, as in kube-scheduler.
@@ -209,23 +198,23 @@ impl Cluster {
         let settles = pod.origin.filter(|_| placed.is_some() || pod.phase.is_terminal());
         let known = self
             .pods
-            .get(&pod.uid)
+            .get(&pod.key)
             .map_or((None, None), |entry| (entry.placed.as_ref(), entry.origin()));
-        let changed = known != (placed.as_ref(), settles) && self.replace_pod(pod.uid, placed, settles);
+        let changed = known != (placed.as_ref(), settles) && self.replace_pod(pod.key, placed, settles);
         settles.is_some_and(|origin| self.release(origin)) | changed
     }
 
     /// What is new is held before what was is given back, so that a shape or node in use by both stays.
-    fn replace_pod(&mut self, uid: Uid, placed: Option<Placed>, settles: Option<Uid>) -> bool {
+    fn replace_pod(&mut self, key: PodKey, placed: Option<Placed>, settles: Option<Uid>) -> bool {
         let holds = placed.is_some();
         if let Some(placed) = &placed {
             self.hold(placed);
         }
-        let held = self.delete_pod(uid);
-        self.settled.extend(settles.map(|origin| (origin, uid)));
+        let held = self.delete_pod(key);
+        self.settled.extend(settles.map(|origin| (origin, key)));
         if holds || settles.is_some() {
             self.pods.insert(
-                uid,
+                key,
                 PodEntry {
                     placed,
                     settles: settles.map(Box::new),
@@ -236,8 +225,8 @@ impl Cluster {
     }
 
     /// Forgets a pod.
-    pub fn delete_pod(&mut self, uid: Uid) -> bool {
-        let Some(entry) = self.pods.remove(&uid) else {
+    pub fn delete_pod(&mut self, key: PodKey) -> bool {
+        let Some(entry) = self.pods.remove(&key) else {
             return false;
         };
         if let Some(origin) = entry.origin() {
@@ -249,22 +238,16 @@ impl Cluster {
         })
     }
 
-    /// Replaces all pods. Reservations stay.
-    pub fn reset_pods<'a>(&mut self, pods: impl IntoIterator<Item = &'a Pod>) -> bool {
-        let mut changed = false;
-        let mut present = HashSet::new();
-        for pod in pods {
-            changed |= self.apply_pod(pod);
-            present.insert(pod.uid);
-        }
-        let gone: Vec<Uid> = self
+    /// Forgets all pods but these. Reservations stay.
+    pub fn retain_pods(&mut self, existing: &HashSet<PodKey>) -> bool {
+        let gone: Vec<PodKey> = self
             .pods
             .keys()
-            .filter(|uid| !present.contains(uid))
+            .filter(|key| !existing.contains(key))
             .copied()
             .collect();
         gone.into_iter()
-            .fold(changed, |changed, uid| self.delete_pod(uid) | changed)
+            .fold(false, |changed, key| self.delete_pod(key) | changed)
     }
 
     /// Number of pods that hold resources, without reservations.
@@ -381,7 +364,7 @@ impl Cluster {
         let lower = self
             .settled
             .get(&origin)
-            .and_then(|uid| self.pods.get(uid)?.placed.as_ref());
+            .and_then(|key| self.pods.get(key)?.placed.as_ref());
         let placed = lower.or_else(|| self.reservations.get(&origin))?;
         self.nodes[placed.node as usize]
             .known()

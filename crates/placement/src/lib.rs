@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! nodes ─┐                                   pod as it will be below
-//! pods ──┼─ apply / delete / reset ─▶ Cluster ◀── Candidate
+//! pods ──┼─ apply / delete / retain ─▶ Cluster ◀── Candidate
 //! … ─────┘                              │
 //!                        Fit: verdict, best node, reasons
 //! ```
@@ -35,7 +35,7 @@ pub use fit::{Best, Fit, Verdict};
 pub use fragments::Fragments;
 pub use labels::SharedLabels;
 pub use node::{Node, NodeFacts};
-pub use pod::{HostPort, Pod, Shape, Uid};
+pub use pod::{HostPort, Pod, PodKey, Shape, Uid};
 pub use reason::{Reason, Refusal, Tally};
 pub use score::Stranding;
 pub use terms::AffinityTerm;

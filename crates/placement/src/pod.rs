@@ -1,13 +1,13 @@
 //! Pods of a lower cluster, as the model keeps them.
 //!
 //! Of a million pods most are replicas of each other: what replicas have in common is a [`Shape`] and kept
-//! once, and what is left of a pod is its UID, its shape and its node.
+//! once, and what is left of a pod is its key, its shape and its node.
 
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use tensile_core::hash::Fnv;
 use tensile_core::labels::Labels;
 use tensile_core::names;
@@ -21,16 +21,20 @@ use crate::intern::Interner;
 use crate::labels::SharedLabels;
 use crate::terms::{AffinityTerm, RawPodAffinities, or_default};
 
-/// What identifies an object: its UID as a number. UIDs that are no UUIDs are hashed.
+/// UID of an upper pod as a number. UIDs that are no UUIDs are hashed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Uid(u128);
+
+/// What tells a pod from the others of its cluster: a hash of namespace and name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PodKey(u128);
 
 /// A pod of a lower cluster, read straight from API JSON.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(from = "RawPod")]
 pub struct Pod {
-    /// `metadata.uid`.
-    pub uid: Uid,
+    /// Made of namespace and name.
+    pub key: PodKey,
     /// UID of the upper pod that it stands for, from the label that says so.
     pub origin: Option<Uid>,
     /// `spec.nodeName`, if the pod is bound.
@@ -96,7 +100,6 @@ struct RawPod {
 struct RawMetadata {
     name: Box<str>,
     namespace: Box<str>,
-    uid: Uid,
     #[serde(deserialize_with = "or_default")]
     labels: Labels,
     deletion_timestamp: Option<serde::de::IgnoredAny>,
@@ -175,10 +178,7 @@ impl From<&str> for Uid {
         let number = (digits.len() == 32)
             .then(|| u128::from_str_radix(&digits, 16).ok())
             .flatten();
-        Self(number.unwrap_or_else(|| {
-            let reversed: Vec<u8> = text.bytes().rev().collect();
-            u128::from(Fnv::of(text.as_bytes())) << 64 | u128::from(Fnv::of(&reversed))
-        }))
+        Self(number.unwrap_or_else(|| wide_hash(text)))
     }
 }
 
@@ -188,10 +188,20 @@ impl fmt::Display for Uid {
     }
 }
 
-impl<'de> Deserialize<'de> for Uid {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self::from(&*Box::<str>::deserialize(deserializer)?))
+// === impl PodKey ===
+
+impl PodKey {
+    /// The key of the pod `namespace/name`.
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self(wide_hash(&format!("{namespace}/{name}")))
     }
+}
+
+/// 128 bits, so that among a million texts two with the same hash are not to be expected.
+fn wide_hash(text: &str) -> u128 {
+    let reversed: Vec<u8> = text.bytes().rev().collect();
+    (u128::from(Fnv::of(text.as_bytes())) << 64) | u128::from(Fnv::of(&reversed))
 }
 
 // === impl Pod ===
@@ -232,7 +242,7 @@ impl From<RawPod> for Pod {
             allocated_resources: status.allocated_resources,
         };
         Self {
-            uid: metadata.uid,
+            key: PodKey::new(&metadata.namespace, &metadata.name),
             origin: metadata.labels.get(names::ORIGIN_UID).map(Uid::from),
             phase: status.phase,
             deleting: metadata.deletion_timestamp.is_some(),

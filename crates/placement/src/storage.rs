@@ -1,6 +1,6 @@
 //! Volumes, claims, classes and drivers of a lower cluster.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -313,17 +313,11 @@ impl<T: Keyed + PartialEq> Table<T> {
         self.0.remove(key).is_some()
     }
 
-    /// Replaces all objects.
-    pub fn reset(&mut self, objects: impl IntoIterator<Item = T>) -> bool {
+    /// Forgets all objects but those whose key `exists` names.
+    pub fn retain(&mut self, exists: impl Fn(&str) -> bool) -> bool {
         let before = self.0.len();
-        let mut present = HashSet::new();
-        let mut changed = false;
-        for object in objects {
-            present.insert(object.key());
-            changed |= self.apply(object);
-        }
-        self.0.retain(|key, _| present.contains(key));
-        changed || before != self.0.len()
+        self.0.retain(|key, _| exists(key));
+        before != self.0.len()
     }
 
     /// The object with this key.

@@ -21,22 +21,19 @@ fn mk_spec(cpu: u64, node: Option<&str>) -> Value {
     })
 }
 
-fn mk_pod(uid: &str, cpu: u64, node: Option<&str>) -> Pod {
-    mk_phased(uid, cpu, node, "Running", None)
+fn mk_pod(name: &str, cpu: u64, node: Option<&str>) -> Pod {
+    mk_phased(name, cpu, node, "Running", None)
 }
 
-fn mk_phased(uid: &str, cpu: u64, node: Option<&str>, phase: &str, origin: Option<&str>) -> Pod {
+fn mk_phased(name: &str, cpu: u64, node: Option<&str>, phase: &str, origin: Option<&str>) -> Pod {
     let labels = origin.map_or(json!({}), |origin| json!({"tensile.dev/origin-uid": origin}));
-    let metadata = json!({"uid": uid, "namespace": format!("ns{}", cpu % 2), "labels": labels});
+    let metadata = json!({"name": name, "namespace": "ns", "labels": labels});
     let pod = json!({"metadata": metadata, "spec": mk_spec(cpu, node), "status": {"phase": phase}});
     serde_json::from_value(pod).unwrap()
 }
 
 fn mk_asking(cpu: u64) -> Candidate {
-    mk_candidate(
-        &json!({"namespace": format!("ns{}", cpu % 2)}),
-        &mk_spec(cpu, None),
-    )
+    mk_candidate(&json!({"namespace": "ns"}), &mk_spec(cpu, None))
 }
 
 fn mk_node(name: &str, cpu: u64) -> NodeView {
@@ -116,7 +113,7 @@ fn a_pod_is_counted_on_its_node_until_it_is_over() {
         !cluster.apply_pod(&mk_pod("p", 2, Some("n"))),
         "the same again changes nothing"
     );
-    assert!(cluster.delete_pod("p".into()));
+    assert!(cluster.delete_pod(PodKey::new("ns", "p")));
     assert_eq!(used(&cluster), 0);
 }
 
@@ -162,7 +159,7 @@ fn a_reservation_holds_a_place_until_the_lower_pod_takes_it() {
     assert_eq!(cluster.node("n").unwrap().used.milli_cpu, 1000, "counted once");
     assert!(!cluster.reserve("o".into(), &candidate, "n"), "it has its place");
 
-    cluster.delete_pod("p".into());
+    cluster.delete_pod(PodKey::new("ns", "p"));
     assert_eq!(Fit::of(&cluster, &candidate, None).verdict(), Verdict::Fits);
 }
 
@@ -223,8 +220,8 @@ enum Event {
     DeleteNode(u8),
     ApplyPod(u8, u64, Option<u8>, bool),
     DeletePod(u8),
-    ResetNodes,
-    ResetPods,
+    RelistNodes,
+    RelistPods,
     Reserve(u8, u64, u8),
     Release(u8),
 }
@@ -236,8 +233,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         (0u8..6, 0u64..4, proptest::option::of(0u8..4), any::<bool>())
             .prop_map(|(pod, cpu, node, over)| Event::ApplyPod(pod, cpu, node, over)),
         (0u8..6).prop_map(Event::DeletePod),
-        Just(Event::ResetNodes),
-        Just(Event::ResetPods),
+        Just(Event::RelistNodes),
+        Just(Event::RelistPods),
         (0u8..6, 0u64..4, 0u8..4).prop_map(|(pod, cpu, node)| Event::Reserve(pod, cpu, node)),
         (0u8..6).prop_map(Event::Release),
     ]
@@ -284,15 +281,15 @@ impl Truth {
             }
             Event::DeletePod(pod) => {
                 self.pods.remove(&pod);
-                cluster.delete_pod(format!("p{pod}").as_str().into());
+                cluster.delete_pod(PodKey::new("ns", &format!("p{pod}")));
             }
-            Event::ResetNodes => {
+            Event::RelistNodes => {
                 self.nodes.pop_first();
-                cluster.reset_nodes(self.nodes.values());
+                cluster.retain_nodes(|name| self.nodes.values().any(|node| &*node.name == name));
             }
-            Event::ResetPods => {
+            Event::RelistPods => {
                 self.pods.pop_first();
-                cluster.reset_pods(self.pods.values());
+                cluster.retain_pods(&self.pods.values().map(|pod| pod.key).collect());
             }
             Event::Reserve(pod, cpu, node) => {
                 if cluster.reserve(format!("o{pod}").as_str().into(), &mk_asking(cpu), &name(node)) {
@@ -309,7 +306,9 @@ impl Truth {
     /// A model made from nothing but what is true now.
     fn fresh_model(&self) -> Cluster {
         let mut cluster = Cluster::default();
-        cluster.reset_pods(self.pods.values());
+        for pod in self.pods.values() {
+            cluster.apply_pod(pod);
+        }
         for (pod, (cpu, node)) in &self.promises {
             assert!(cluster.reserve(
                 format!("o{pod}").as_str().into(),
@@ -317,7 +316,9 @@ impl Truth {
                 &format!("n{node}")
             ));
         }
-        cluster.reset_nodes(self.nodes.values());
+        for node in self.nodes.values() {
+            cluster.apply_node(node);
+        }
         cluster
     }
 }

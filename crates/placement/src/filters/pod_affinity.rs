@@ -193,7 +193,7 @@ mod tests {
 
     fn mk_pod(namespace: &str, app: &str, node: &str, affinity: &Value) -> Value {
         json!({
-            "metadata": {"uid": format!("{namespace}-{app}-{node}"), "namespace": namespace, "labels": {"app": app}},
+            "metadata": {"name": format!("{app}-{node}"), "namespace": namespace, "labels": {"app": app}},
             "spec": {"nodeName": node, "affinity": affinity}
         })
     }

@@ -134,7 +134,7 @@ mod tests {
     fn mk_pods(node: &str, app: &str, count: usize) -> Vec<Value> {
         let mk = |index| {
             json!({
-                "metadata": {"uid": format!("{node}-{app}-{index}"), "namespace": "ns", "labels": {"app": app}},
+                "metadata": {"name": format!("{node}-{app}-{index}"), "namespace": "ns", "labels": {"app": app}},
                 "spec": {"nodeName": node}
             })
         };
@@ -230,7 +230,6 @@ mod tests {
         pods[0]["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         let mut elsewhere = mk_pods("a", "x", 1);
         elsewhere[0]["metadata"]["namespace"] = json!("elsewhere");
-        elsewhere[0]["metadata"]["uid"] = json!("elsewhere");
         pods.append(&mut elsewhere);
         let spec = json!({"topologySpreadConstraints": [mk_constraint(&json!({}))]});
         assert_eq!(refused(&spec, &pods), [("u".into(), UNLABELLED.into())]);
