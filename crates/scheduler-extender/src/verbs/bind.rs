@@ -1,0 +1,131 @@
+//! Whether the pod may still go where the scheduler put it, and the promise of a place there.
+
+use serde_json::Value;
+
+use crate::lowering::Lowering;
+use crate::world::{Answer, World, uid};
+
+/// Why the pod is not bound.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BindError {
+    /// Between filter and bind the place was lost.
+    #[error("{node} has no place for the pod any more: {reason}")]
+    Lost {
+        /// The virtual node.
+        node: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// Checks again and promises a place. Gives the lower node that was promised, for the hint; `None` where nothing
+/// is to be promised: on ordinary nodes and where the node's own status is trusted.
+///
+/// # Errors
+/// When the pod does not fit any more; the scheduler then tries again.
+pub fn bind(world: &mut World, pod: &Value, node: &str) -> Result<Option<String>, BindError> {
+    let mut lowering = Lowering::new(pod);
+    let origin = uid(pod);
+    match world.answer_without(&mut lowering, node, &[origin]) {
+        None | Some(Answer::Trusted) => Ok(None),
+        Some(Answer::Fits(fit)) => {
+            let best = fit.best.map(|best| best.node.to_string());
+            let virtual_node = world.virtual_node(node).cloned().unwrap_or_default();
+            let candidate = lowering.candidate(node, &virtual_node, &world.settings.ignored_keys);
+            Ok(candidate
+                .ok()
+                .and_then(|candidate| world.reserve(node, &candidate, origin, best.as_deref())))
+        }
+        Some(Answer::Now(reason) | Answer::Never(reason)) => Err(BindError::Lost {
+            node: node.to_owned(),
+            reason,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{apply_lower_pod, mk_pod, mk_world};
+    use crate::verbs::filter;
+
+    #[test]
+    fn a_promised_place_is_not_promised_again() {
+        let mut world = mk_world();
+        assert_eq!(bind(&mut world, &mk_pod("p", "6"), "vb"), Ok(Some("b1".into())));
+        let lost = bind(&mut world, &mk_pod("q", "6"), "vb").unwrap_err();
+        let wanted = "vb has no place for the pod any more: b: 0/1 nodes fit: 1 Insufficient cpu";
+        assert_eq!(lost.to_string(), wanted);
+        assert_eq!(
+            bind(&mut world, &mk_pod("p", "6"), "vb"),
+            Ok(Some("b1".into())),
+            "the pod's own is no obstacle"
+        );
+        world.release(uid(&mk_pod("p", "6")));
+        assert_eq!(bind(&mut world, &mk_pod("q", "6"), "vb"), Ok(Some("b1".into())));
+    }
+
+    #[test]
+    fn a_burst_gets_exactly_as_many_places_as_there_are() {
+        let mut world = mk_world();
+        let bound =
+            (0..20).filter(|index| bind(&mut world, &mk_pod(&format!("p{index}"), "1"), "vb").is_ok());
+        assert_eq!(bound.count(), 8);
+    }
+
+    #[test]
+    fn ordinary_nodes_and_trusted_clusters_promise_nothing() {
+        let mut world = mk_world();
+        assert_eq!(bind(&mut world, &mk_pod("p", "99"), "ordinary"), Ok(None));
+        world.settings.unknown = crate::world::UnknownPolicy::TrustNodeStatus;
+        world.cluster_mut("b").doubt = Some("stale".into());
+        assert_eq!(bind(&mut world, &mk_pod("p", "99"), "vb"), Ok(None));
+    }
+
+    #[test]
+    fn promises_follow_from_the_pods_that_can_be_listed() {
+        let mut bound = mk_pod("p", "6");
+        bound["spec"]["nodeName"] = json!("vb");
+        bound["metadata"]["annotations"] = json!({"tensile.dev/placement-hint": "b1"});
+        let asking = mk_pod("q", "6");
+        let passes = |world: &World| {
+            let args = crate::testing::mk_args(&asking, &["vb"]);
+            filter(world, &args).node_names.unwrap().len() == 1
+        };
+        let mut world = mk_world();
+        assert!(passes(&world));
+        world.apply_upper_pod(&bound);
+        world.apply_upper_pod(&bound);
+        assert!(
+            !passes(&world),
+            "bound above, not seen below: it is as good as there"
+        );
+        apply_lower_pod(&mut world, "b", &bound, "b1");
+        assert_eq!(
+            world
+                .clusters()
+                .map(|(_, cluster)| cluster.model.reservations().len())
+                .sum::<usize>(),
+            0
+        );
+        world.apply_upper_pod(&bound);
+        assert!(!passes(&world), "counted once, as the lower pod");
+        assert_eq!(
+            world.cluster_mut("b").model.node("b1").unwrap().used.milli_cpu,
+            6000
+        );
+    }
+
+    #[test]
+    fn a_pod_that_is_over_or_unbound_has_no_promise() {
+        let mut world = mk_world();
+        let mut pod = mk_pod("p", "6");
+        bind(&mut world, &pod, "vb").unwrap();
+        pod["spec"]["nodeName"] = json!("vb");
+        pod["status"] = json!({"phase": "Failed"});
+        world.apply_upper_pod(&pod);
+        assert_eq!(world.cluster_mut("b").model.reservations().len(), 0);
+    }
+}

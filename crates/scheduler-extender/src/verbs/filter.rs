@@ -1,0 +1,134 @@
+//! Which of these nodes can run the pod now.
+
+use std::collections::BTreeMap;
+
+use crate::lowering::Lowering;
+use crate::wire::{ExtenderArgs, ExtenderFilterResult};
+use crate::world::{Answer, World};
+
+/// Answers a filter request. Ordinary nodes pass.
+#[must_use]
+pub fn filter(world: &World, args: &ExtenderArgs) -> ExtenderFilterResult {
+    let mut lowering = Lowering::new(&args.pod);
+    let mut now = BTreeMap::new();
+    let mut never = BTreeMap::new();
+    for node in args.nodes.names() {
+        match world.answer(&mut lowering, node) {
+            None | Some(Answer::Fits(_) | Answer::Trusted) => {}
+            Some(Answer::Now(reason)) => drop(now.insert(node.to_owned(), reason)),
+            Some(Answer::Never(reason)) => drop(never.insert(node.to_owned(), reason)),
+        }
+    }
+    let answer = args
+        .nodes
+        .answer(|name| !now.contains_key(name) && !never.contains_key(name));
+    ExtenderFilterResult {
+        failed_nodes: now,
+        failed_and_unresolvable_nodes: never,
+        ..answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::{mk_args, mk_pod, mk_stashed, mk_world};
+    use crate::world::UnknownPolicy;
+
+    /// The names that pass and those that fail, now and for ever.
+    fn filtered(world: &World, pod: &Value) -> Value {
+        let answer = filter(world, &mk_args(pod, &["va", "vb", "ordinary"]));
+        json!([
+            answer.node_names,
+            answer.failed_nodes,
+            answer.failed_and_unresolvable_nodes
+        ])
+    }
+
+    // mk_world: va stands for cluster a with nodes of 2 and 4 CPUs, vb for b with one of 8; of the first two half is in use.
+    #[test]
+    fn a_node_passes_when_some_lower_node_fits() {
+        let world = mk_world();
+        for (cpu, wanted) in [
+            ("1", json!([["va", "vb", "ordinary"], {}, {}])),
+            (
+                "3",
+                json!([["vb", "ordinary"], {"va": "a: 0/2 nodes fit: 2 Insufficient cpu"}, {}]),
+            ),
+            (
+                "5",
+                json!([["vb", "ordinary"], {}, {"va": "a: 0/2 nodes fit: 2 Insufficient cpu"}]),
+            ),
+            (
+                "9",
+                json!([["ordinary"], {}, {
+                    "va": "a: 0/2 nodes fit: 2 Insufficient cpu",
+                    "vb": "b: 0/1 nodes fit: 1 Insufficient cpu"
+                }]),
+            ),
+        ] {
+            assert_eq!(filtered(&world, &mk_pod("p", cpu)), wanted, "{cpu} CPUs");
+        }
+    }
+
+    #[test]
+    fn the_stash_decides_about_lower_nodes() {
+        let wanted = json!([["vb", "ordinary"], {}, {
+            "va": "a: 0/2 nodes fit: 2 node(s) didn't match Pod's node affinity/selector"
+        }]);
+        assert_eq!(
+            filtered(
+                &mk_world(),
+                &mk_stashed(&json!({"nodeSelector": {"disk": "ssd"}}))
+            ),
+            wanted
+        );
+    }
+
+    #[test]
+    fn a_stash_that_cannot_be_read_fits_nowhere() {
+        let mut pod = mk_pod("p", "1");
+        pod["metadata"]["annotations"] = json!({"clusterSelector": "{"});
+        let answer = filtered(&mk_world(), &pod);
+        assert_eq!(answer[0], json!(["ordinary"]));
+        let reason = answer[2]["va"].as_str().unwrap();
+        assert!(
+            reason.starts_with("a: ") && reason.contains("clusterSelector"),
+            "{reason}"
+        );
+    }
+
+    #[test]
+    fn the_policy_decides_about_clusters_in_doubt_and_pods_that_cannot_be_judged() {
+        let mut world = mk_world();
+        world.cluster_mut("a").doubt = Some("not listed yet".into());
+        world.delete_cluster("b");
+        let excluded = json!([["ordinary"], {
+            "va": "a: not listed yet", "vb": "b: no such cluster is configured"
+        }, {}]);
+        assert_eq!(filtered(&world, &mk_pod("p", "1")), excluded);
+        world.settings.unknown = UnknownPolicy::TrustNodeStatus;
+        assert_eq!(
+            filtered(&world, &mk_pod("p", "1")),
+            json!([["va", "vb", "ordinary"], {}, {}])
+        );
+    }
+
+    #[test]
+    fn only_nodes_of_the_virtual_nodes_pool_count() {
+        let mut world = mk_world();
+        let labels = world.virtual_node("va").unwrap().labels.clone();
+        world.apply_node("va", &labels, Some("name=a2".parse().unwrap()));
+        let answer = filtered(&world, &mk_pod("p", "3"));
+        assert_eq!(answer[1], json!({"va": "a: 0/1 nodes fit: 1 Insufficient cpu"}));
+    }
+
+    #[test]
+    fn nodes_that_are_virtual_no_more_pass() {
+        let mut world = mk_world();
+        world.apply_node("va", &BTreeMap::new(), None);
+        assert_eq!(filtered(&world, &mk_pod("p", "9"))[0], json!(["va", "ordinary"]));
+    }
+}

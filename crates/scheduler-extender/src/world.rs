@@ -1,0 +1,300 @@
+//! What the extender knows: virtual nodes, the models of the clusters behind them, and what is promised.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+use tensile_core::labels::Selector;
+use tensile_core::names;
+use tensile_placement::{Candidate, Cluster, Explanation, Fit, Uid, Verdict};
+
+use crate::lowering::Lowering;
+
+/// Everything that the answers depend on.
+#[derive(Debug, Default)]
+pub struct World {
+    /// The operator's decisions.
+    pub settings: Settings,
+    virtual_nodes: BTreeMap<String, VirtualNode>,
+    clusters: BTreeMap<String, LowerCluster>,
+}
+
+/// The operator's decisions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// What a cluster that cannot be judged means.
+    pub unknown: UnknownPolicy,
+    /// Which of the nodes that pass are preferred.
+    pub strategy: Strategy,
+    /// Label keys that only virtual nodes have.
+    pub ignored_keys: BTreeSet<String>,
+}
+
+/// What a cluster that cannot be judged means: one whose model is not complete, or a pod that asks for what
+/// the model does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum UnknownPolicy {
+    /// Nothing is placed there.
+    #[default]
+    Exclude,
+    /// What the scheduler found in the virtual node's status decides.
+    TrustNodeStatus,
+}
+
+/// Which of the nodes that pass are preferred.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Strategy {
+    /// The cluster that is fullest, so that others become empty.
+    Fill,
+    /// The cluster that is emptiest.
+    Spread,
+    /// The node that is left with the least that nobody can use.
+    #[default]
+    LeastStranded,
+}
+
+/// A virtual node, as its Node object in the upper cluster shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VirtualNode {
+    /// Id of the lower cluster that it stands for.
+    pub cluster: String,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// Which lower nodes it stands for; `None` for all of them.
+    pub pool: Option<Selector>,
+}
+
+/// A lower cluster with its model.
+#[derive(Debug, Default)]
+pub struct LowerCluster {
+    /// Nodes, pods, volumes and promises.
+    pub model: Cluster,
+    /// Why the model cannot be trusted now; `None` when it can.
+    pub doubt: Option<String>,
+}
+
+/// What a virtual node says to a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// Some lower node fits.
+    Fits(Fit),
+    /// Nobody can say, and the node's own status is to be trusted.
+    Trusted,
+    /// Not now; preemption may help.
+    Now(String),
+    /// Not whatever goes.
+    Never(String),
+}
+
+// === impl Settings ===
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            unknown: UnknownPolicy::default(),
+            strategy: Strategy::default(),
+            ignored_keys: [names::CLUSTER_ID.to_owned()].into(),
+        }
+    }
+}
+
+// === impl World: what is known ===
+
+impl World {
+    /// Takes in a node of the upper cluster as it is now. Ordinary nodes are none of ours.
+    pub fn apply_node(&mut self, name: &str, labels: &BTreeMap<String, String>, pool: Option<Selector>) {
+        let ours = labels
+            .get(names::NODE_TYPE)
+            .is_some_and(|value| value == names::NODE_TYPE_VALUE);
+        match labels.get(names::CLUSTER_ID).filter(|_| ours) {
+            Some(cluster) => {
+                let node = VirtualNode {
+                    cluster: cluster.clone(),
+                    labels: labels.clone(),
+                    pool,
+                };
+                self.virtual_nodes.insert(name.to_owned(), node);
+            }
+            None => self.delete_node(name),
+        }
+    }
+
+    /// Forgets a node of the upper cluster.
+    pub fn delete_node(&mut self, name: &str) {
+        self.virtual_nodes.remove(name);
+    }
+
+    /// Forgets all nodes of the upper cluster but those that `exists` names.
+    pub fn retain_nodes(&mut self, exists: impl Fn(&str) -> bool) {
+        self.virtual_nodes.retain(|name, _| exists(name));
+    }
+
+    /// The lower cluster of this id, which becomes known if it was not.
+    pub fn cluster_mut(&mut self, id: &str) -> &mut LowerCluster {
+        self.clusters.entry(id.to_owned()).or_default()
+    }
+
+    /// Forgets a lower cluster.
+    pub fn delete_cluster(&mut self, id: &str) {
+        self.clusters.remove(id);
+    }
+
+    /// The lower clusters by id.
+    pub fn clusters(&self) -> impl Iterator<Item = (&str, &LowerCluster)> {
+        self.clusters.iter().map(|(id, cluster)| (id.as_str(), cluster))
+    }
+
+    /// The virtual node of this name; `None` for ordinary nodes.
+    #[must_use]
+    pub fn virtual_node(&self, name: &str) -> Option<&VirtualNode> {
+        self.virtual_nodes.get(name)
+    }
+}
+
+// === impl World: answers ===
+
+impl World {
+    /// What the node says to the pod; `None` for ordinary nodes, which are not ours to judge.
+    #[must_use]
+    pub fn answer(&self, lowering: &mut Lowering<'_>, node: &str) -> Option<Answer> {
+        let virtual_node = self.virtual_nodes.get(node)?;
+        let id = &virtual_node.cluster;
+        let candidate = match lowering.candidate(node, virtual_node, &self.settings.ignored_keys) {
+            Ok(candidate) => candidate,
+            Err(error) => return Some(Answer::Never(format!("{id}: {error}"))),
+        };
+        let Some(cluster) = self.clusters.get(id) else {
+            return Some(self.unknown(format!("{id}: no such cluster is configured")));
+        };
+        if let Some(doubt) = &cluster.doubt {
+            return Some(self.unknown(format!("{id}: {doubt}")));
+        }
+        let fit = Fit::of(&cluster.model, &candidate, virtual_node.pool.as_ref());
+        Some(self.judge(id, fit))
+    }
+
+    fn judge(&self, cluster: &str, fit: Fit) -> Answer {
+        let reason = || format!("{cluster}: {}", fit.summary());
+        match fit.verdict() {
+            Verdict::Fits => Answer::Fits(fit),
+            Verdict::FullNow => Answer::Now(reason()),
+            Verdict::Never => Answer::Never(reason()),
+            Verdict::Unknown => self.unknown(reason()),
+        }
+    }
+
+    fn unknown(&self, reason: String) -> Answer {
+        match self.settings.unknown {
+            UnknownPolicy::Exclude => Answer::Now(reason),
+            UnknownPolicy::TrustNodeStatus => Answer::Trusted,
+        }
+    }
+
+    /// What the virtual node would say if these upper pods were not below; `None` for ordinary nodes.
+    pub fn answer_without(
+        &mut self,
+        lowering: &mut Lowering<'_>,
+        node: &str,
+        origins: &[Uid],
+    ) -> Option<Answer> {
+        let virtual_node = self.virtual_nodes.get(node)?;
+        let candidate = lowering.candidate(node, virtual_node, &self.settings.ignored_keys);
+        let cluster = self
+            .clusters
+            .get_mut(&virtual_node.cluster)
+            .filter(|cluster| cluster.doubt.is_none());
+        let (Ok(candidate), Some(cluster)) = (candidate, cluster) else {
+            return self.answer(lowering, node);
+        };
+        let fit = cluster
+            .model
+            .fit_without(origins, &candidate, virtual_node.pool.as_ref());
+        let id = virtual_node.cluster.clone();
+        Some(self.judge(&id, fit))
+    }
+
+    /// What every virtual node says to the pod, in detail; an error where it has no lower form there.
+    #[must_use]
+    pub fn explain(&self, pod: &Value) -> BTreeMap<String, Result<Explanation, String>> {
+        let mut lowering = Lowering::new(pod);
+        let explain = |(name, node): (&String, &VirtualNode)| {
+            let candidate = lowering.candidate(name, node, &self.settings.ignored_keys);
+            let cluster = self.clusters.get(&node.cluster);
+            let explanation = match (candidate, cluster.map(|cluster| (cluster, &cluster.doubt))) {
+                (Err(error), _) => Err(error),
+                (_, None) => Err(format!("cluster {} is not configured", node.cluster)),
+                (_, Some((_, Some(doubt)))) => Err(doubt.clone()),
+                (Ok(candidate), Some((cluster, None))) => {
+                    Ok(Explanation::of(&cluster.model, &candidate, node.pool.as_ref()))
+                }
+            };
+            (name.clone(), explanation)
+        };
+        self.virtual_nodes.iter().map(explain).collect()
+    }
+}
+
+// === impl World: promises ===
+
+impl World {
+    /// Promises the pod a place behind the virtual node: the best lower node, or `hint` if that is given. Says
+    /// which node that is. What was promised to the pod before is taken back.
+    pub fn reserve(
+        &mut self,
+        node: &str,
+        candidate: &Candidate,
+        origin: Uid,
+        hint: Option<&str>,
+    ) -> Option<String> {
+        let virtual_node = self.virtual_nodes.get(node)?;
+        let cluster = self.clusters.get_mut(&virtual_node.cluster)?;
+        let hinted = hint
+            .filter(|hint| cluster.model.node(hint).is_some())
+            .map(str::to_owned);
+        let lower = hinted.or_else(|| {
+            let fit = cluster
+                .model
+                .fit_without(&[origin], candidate, virtual_node.pool.as_ref());
+            fit.best.map(|best| best.node.to_string())
+        })?;
+        cluster.model.reserve(origin, candidate, &lower).then_some(lower)
+    }
+
+    /// Takes back what was promised to an upper pod. Says whether anything was.
+    pub fn release(&mut self, origin: Uid) -> bool {
+        self.clusters.values_mut().fold(false, |released, cluster| {
+            cluster.model.release(origin) | released
+        })
+    }
+
+    /// Takes in an upper pod as it is now: one that is bound to a virtual node and not seen below yet has a
+    /// promise, any other has none. So promises follow from what can be listed, and survive a restart.
+    pub fn apply_upper_pod(&mut self, pod: &Value) {
+        let origin = uid(pod);
+        let phase = pod["status"]["phase"].as_str().unwrap_or_default();
+        let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+        let over = matches!(phase, "Succeeded" | "Failed");
+        let Some(virtual_node) = self.virtual_nodes.get(node).filter(|_| !over) else {
+            self.release(origin);
+            return;
+        };
+        let Some(cluster) = self.clusters.get(&virtual_node.cluster) else {
+            return;
+        };
+        let promised = cluster.model.reservations().any(|(known, _)| known == origin);
+        if promised || cluster.model.is_settled(origin) {
+            return;
+        }
+        let mut lowering = Lowering::new(pod);
+        let Ok(candidate) = lowering.candidate(node, virtual_node, &self.settings.ignored_keys) else {
+            return;
+        };
+        let hint = pod["metadata"]["annotations"][names::PLACEMENT_HINT].as_str();
+        self.reserve(node, &candidate, origin, hint);
+    }
+}
+
+/// UID of an object of the upper cluster.
+#[must_use]
+pub fn uid(object: &Value) -> Uid {
+    Uid::from(object["metadata"]["uid"].as_str().unwrap_or_default())
+}
