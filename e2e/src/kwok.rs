@@ -1,6 +1,12 @@
 //! Simulated nodes: kwok answers for any number of nodes and pods, without containers.
 
-use std::{collections::BTreeMap, fs::OpenOptions, io::Write, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs::{self, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -24,12 +30,11 @@ const PARALLEL_CREATES: usize = 8;
 /// How long simulated nodes may take to become Ready; three seconds are usual.
 const NODES_DEADLINE: Duration = Duration::from_secs(60);
 
-/// The custom resources of kwok that the harness uses.
-const RESOURCES: &str =
-    "Stage,ClusterExec,ClusterAttach,ClusterLogs,ClusterPortForward,ClusterResourceUsage,Metric";
+/// The stages that make nodes Ready at once and keep them so.
+const NODE_STAGES: [&str; 2] = ["node/fast", "node/heartbeat-with-lease"];
 
-/// The stages that make nodes and pods ready at once.
-const STAGES: [&str; 3] = ["node/fast", "node/heartbeat-with-lease", "pod/fast"];
+/// The stages of pods, until [`Cluster::use_kwok_stages`] is called: Running at once, and gone at once.
+const POD_STAGES: &str = "pod/fast";
 
 /// What simulated nodes are like.
 #[derive(Clone, Debug)]
@@ -149,7 +154,7 @@ impl Cluster {
         let mut kwok = self.kwok.lock().await;
         let kwok = match &mut *kwok {
             Some(kwok) => kwok,
-            none => none.insert(self.start_kwok().await?),
+            none => none.insert(self.start_kwok()?),
         };
         let prefix = template.prefix.as_deref().unwrap_or(self.name());
         let names: Vec<_> = (kwok.nodes..kwok.nodes + count)
@@ -176,50 +181,28 @@ impl Cluster {
     }
 
     /// Replaces the stages of simulated pods by another set of kwok's, such as `pod/general`, whose stages can be
-    /// delayed and made to fail by annotations of the pods.
+    /// delayed and made to fail by annotations of the pods, and adds objects of kwok's configuration, such as a
+    /// `Stage` or a `ClusterResourceUsage`. kwok is restarted.
     ///
     /// # Errors
     /// kwok does not run, or there is no such set.
-    pub async fn use_kwok_stages(&self, set: &str) -> Result<()> {
-        let folder = self
-            .binaries
-            .kwok_manifests()
-            .join("stages")
-            .join(set)
-            .display()
-            .to_string();
-        self.kubectl(&["delete", "stages", "pod-ready", "pod-complete", "pod-delete"])
-            .await?
-            .ok()?;
-        self.kubectl(&["create", "-f", &folder]).await?.ok().map(drop)
+    pub async fn use_kwok_stages(&self, pod_stages: &str, objects: &[Value]) -> Result<()> {
+        self.write_kwok_config(pod_stages, objects)?;
+        self.stop_component("kwok").await?;
+        self.start_component("kwok").await
     }
 
     fn kwok_log(&self) -> PathBuf {
         self.folder().join("kwok-pods.log")
     }
 
-    async fn start_kwok(&self) -> Result<Kwok> {
+    fn kwok_config(&self) -> PathBuf {
+        self.folder().join("kwok.yaml")
+    }
+
+    fn start_kwok(&self) -> Result<Kwok> {
         self.add_kwok_log("a pod on a simulated node")?;
-        let manifests = self.binaries.kwok_manifests();
-        let crds = manifests.join("crds").display().to_string();
-        self.kubectl(&["create", "--validate=false", "-f", &crds])
-            .await?
-            .ok()?;
-        self.kubectl(&[
-            "wait",
-            "--for=condition=Established",
-            "--timeout=60s",
-            "crd",
-            "--all",
-        ])
-        .await?
-        .ok()?;
-        let mut create = vec!["create", "--validate=false", "-f", "-"];
-        let stages = STAGES.map(|set| manifests.join("stages").join(set).display().to_string());
-        create.extend(stages.iter().flat_map(|folder| ["-f", folder]));
-        self.kubectl_with_input(&create, &self.debugging().to_string())
-            .await?
-            .ok()?;
+        self.write_kwok_config(POD_STAGES, &[])?;
         let port = PortLease::take()?;
         self.launch(self.kwok_invocation(port.port())?)?;
         Ok(Kwok {
@@ -228,23 +211,28 @@ impl Cluster {
         })
     }
 
-    /// Lets exec, logs and the rest work on every simulated pod.
-    fn debugging(&self) -> Value {
-        let of = |kind: &str, spec: Value| json!({"apiVersion": "kwok.x-k8s.io/v1alpha1", "kind": kind, "metadata": {"name": "all"}, "spec": spec});
-        let items = json!([
-            of("ClusterExec", json!({"execs": [{"local": {}}]})),
-            of(
-                "ClusterLogs",
-                json!({"logs": [{"logsFile": self.kwok_log(), "follow": true}]})
-            ),
-        ]);
-        json!({"apiVersion": "v1", "kind": "List", "items": items})
+    /// Writes kwok's configuration: the stages, and that exec and logs work on every simulated pod.
+    fn write_kwok_config(&self, pod_stages: &str, objects: &[Value]) -> Result<()> {
+        let mut documents = Vec::new();
+        for set in NODE_STAGES.iter().chain([&pod_stages]) {
+            documents.extend(read_folder(
+                &self.binaries.kwok_manifests().join("stages").join(set),
+            )?);
+        }
+        let logs = json!([{"logsFile": self.kwok_log(), "follow": true}]);
+        let debugging = [
+            kwok_object("ClusterExec", &json!({"execs": [{"local": {}}]})),
+            kwok_object("ClusterLogs", &json!({ "logs": logs })),
+        ];
+        documents.extend(debugging.iter().chain(objects).map(Value::to_string));
+        fs::write(self.kwok_config(), documents.join("\n---\n")).context("cannot write kwok's configuration")
     }
 
     fn kwok_invocation(&self, port: u16) -> Result<Invocation> {
         let address = self.address();
         let (certificate, key) = self.serving_certificate("kwok", &[&address.to_string()])?;
         let args = vec![
+            flag("config", self.kwok_config().display()),
             flag("kubeconfig", self.kubeconfig().display()),
             flag("manage-all-nodes", false),
             flag(
@@ -258,7 +246,6 @@ impl Cluster {
             flag("tls-private-key-file", key.display()),
             // The kubelet's own lease duration.
             flag("node-lease-duration-seconds", 40),
-            flag("enable-crds", RESOURCES),
             // Wide enough for every benchmark; kwok's own default holds 254 pods.
             flag("cidr", "10.128.0.0/9"),
         ];
@@ -297,6 +284,19 @@ impl Cluster {
         })
         .await
     }
+}
+
+fn kwok_object(kind: &str, spec: &Value) -> Value {
+    json!({"apiVersion": "kwok.x-k8s.io/v1alpha1", "kind": kind, "metadata": {"name": "all"}, "spec": spec})
+}
+
+/// The contents of all files of a folder.
+fn read_folder(folder: &Path) -> Result<Vec<String>> {
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot read kwok's stages in {}", folder.display()))?;
+    entries
+        .map(|entry| Ok(fs::read_to_string(entry?.path())?))
+        .collect()
 }
 
 fn is_usable(node: &Node) -> bool {

@@ -12,7 +12,10 @@ use e2e::{
     BUSYBOX_IMAGE, Cluster, ClusterSpec, Fault, FaultProxy, NodeTemplate, TestResult, real_nodes_or_report,
     support,
 };
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Node};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Node, Pod},
+};
 use kube::{Api, api::ListParams};
 use serde_json::json;
 
@@ -102,6 +105,39 @@ async fn a_deployment_becomes_ready_on_simulated_nodes() -> TestResult {
         audit.contains(r#""subresource":"exec""#),
         "the audit log does not tell of the exec"
     );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stage_of_the_caller_decides_what_becomes_of_simulated_pods() -> TestResult {
+    let cluster = Cluster::start(ClusterSpec::new("stages").without_scheduler()).await?;
+    cluster.kwok(1, NodeTemplate::default()).await?;
+    let fails = json!({
+        "apiVersion": "kwok.x-k8s.io/v1alpha1",
+        "kind": "Stage",
+        "metadata": {"name": "pod-fails"},
+        "spec": {
+            "resourceRef": {"apiGroup": "v1", "kind": "Pod"},
+            "selector": {
+                "matchLabels": {"fate": "fails"},
+                "matchExpressions": [{"key": ".status.phase", "operator": "In", "values": ["Running"]}],
+            },
+            "next": {"statusTemplate": "phase: Failed\nreason: ByTest\n"},
+        },
+    });
+    cluster.use_kwok_stages("pod/general", &[fails]).await?;
+    let mut pod = mk_bound_pod("stages-0");
+    pod["metadata"]["labels"] = json!({"fate": "fails"});
+    let pods: Api<Pod> = Api::default_namespaced(cluster.client().await?);
+    support::create(&pods, pod).await?;
+    support::await_condition("the pod to fail", DEADLINE, || async {
+        let status = pods.get("victim").await?.status.context("no status yet")?;
+        Ok(
+            (status.phase.as_deref() == Some("Failed") && status.reason.as_deref() == Some("ByTest"))
+                .then_some(()),
+        )
+    })
+    .await?;
     Ok(())
 }
 

@@ -161,7 +161,7 @@ fn tail(log: &Path) -> String {
     lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
-/// Takes kwok's custom resource definitions and stages out of its module.
+/// Takes kwok's stages, which say what happens to simulated nodes and pods, out of its module.
 fn copy_kwok_manifests(folder: &Path) -> Result<()> {
     let listed = go(folder, "tools")
         .args(["list", "-m", "-f", "{{.Dir}}", KWOK_MODULE])
@@ -174,7 +174,6 @@ fn copy_kwok_manifests(folder: &Path) -> Result<()> {
         );
     }
     let partial = folder.join(format!("{KWOK_MANIFESTS}.partial"));
-    copy_yaml(&module.join("kustomize/crd/bases"), &partial.join("crds"))?;
     for set in [
         "node/fast",
         "node/heartbeat-with-lease",

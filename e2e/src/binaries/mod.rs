@@ -50,7 +50,7 @@ impl Binaries {
         self.folder.join(name)
     }
 
-    /// The folder of kwok's manifests: `crds/*.yaml` and `stages/<kind>/<set>/*.yaml`.
+    /// The folder of kwok's manifests: `stages/<kind>/<set>/*.yaml`.
     pub fn kwok_manifests(&self) -> PathBuf {
         self.folder.join(recipe::KWOK_MANIFESTS)
     }
