@@ -34,8 +34,8 @@ pub(crate) use head::is_upgrade;
 /// Limits of streams.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamConfig {
-    /// Streams open at one time, over all nodes that share the [`Streams`]. Each has two connections and 32 KiB of
-    /// buffers, so 1024 need some 64 MiB at most.
+    /// Streams open at one time, over all nodes that share the [`Streams`]. Each has two connections and up to
+    /// 32 KiB of buffers, so 1024 need some 64 MiB at most.
     pub max_streams: usize,
     /// Time until the other API server must have answered the upgrade: a kubelet's `streamCreationTimeout`.
     pub creation_timeout: Duration,

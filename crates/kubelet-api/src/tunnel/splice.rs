@@ -10,8 +10,11 @@ use tokio::time::timeout;
 
 use crate::metrics::OpenStream;
 
-/// Bytes read at once. A TLS record has at most 16 KiB of plaintext, so more would stay empty.
+/// Bytes read at once by a stream that moves many. A TLS record has at most 16 KiB of plaintext, so more would stay
+/// empty.
 const BUFFER: usize = 16 << 10;
+/// The same at first: most streams are shells that wait for keys, and shall cost little.
+const FIRST_BUFFER: usize = 1 << 10;
 
 /// Moves bytes both ways. When either direction ends, its receiver is told and the other direction gets `linger` for
 /// bytes under way; then both streams are closed. (SPDY and WebSocket half-close inside their own frames, never the
@@ -52,7 +55,7 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; FIRST_BUFFER];
     loop {
         let read = from.read(&mut buffer).await?;
         if read == 0 {
@@ -63,6 +66,9 @@ where
         let bytes = u64::try_from(read).unwrap_or(u64::MAX);
         counter.inc_by(bytes);
         moved.fetch_add(bytes, Ordering::Relaxed);
+        if read == buffer.len() {
+            buffer.resize(BUFFER, 0);
+        }
     }
 }
 
