@@ -165,7 +165,7 @@ mod tests {
         tokio::time::sleep(IDLE / 2).await;
         caller.write_all(b"x").await.unwrap();
         pod.read_u8().await.unwrap();
-        task.await.unwrap();
+        timeout(IDLE * 4, task).await.unwrap().unwrap();
         let idle = start.elapsed() - IDLE / 2;
         assert!(idle >= IDLE && idle <= IDLE * 2, "{idle:?}");
     }

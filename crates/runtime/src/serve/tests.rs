@@ -355,7 +355,7 @@ async fn draining_lets_a_request_finish_and_accepts_no_more() {
     let (router, mut began, go) = mk_held();
     let server = mk_server(None, Config::default(), router).await;
     let asked = tokio::spawn(ask(TcpStream::connect(server.address).await.unwrap()));
-    drop(began.recv().await.unwrap());
+    drop(timeout(DEADLINE, began.recv()).await.unwrap().unwrap());
     server.stop.cancel();
     timeout(DEADLINE, async {
         while TcpStream::connect(server.address).await.is_ok() {}
@@ -377,7 +377,7 @@ async fn a_drain_ends_at_its_deadline_and_says_so_to_streams() {
     };
     let server = mk_server(None, config, router).await;
     let asked = tokio::spawn(ask(TcpStream::connect(server.address).await.unwrap()));
-    let connection = began.recv().await.unwrap();
+    let connection = timeout(DEADLINE, began.recv()).await.unwrap().unwrap();
     server.stop.cancel();
     timeout(DEADLINE, connection.aborted()).await.unwrap();
     assert_eq!(asked.await.unwrap(), "", "the request was cut off");
