@@ -38,13 +38,13 @@ pub(crate) fn add(affinity: &mut Option<Value>, nodes: &[&str]) {
     if nodes.is_empty() {
         return;
     }
-    if terms_mut(affinity).is_none() {
+    if required_mut(affinity).is_none() {
         let fields: Vec<Value> = nodes.iter().map(|node| keep_off(node)).collect();
         let affinity = affinity.get_or_insert_with(|| json!({}));
         affinity["nodeAffinity"][REQUIRED] = json!({TERMS: [{FIELDS: fields}]});
         return;
     }
-    // An empty term matches nothing, and must go on doing so.
+    // No term matches nothing, and an empty one neither; both must go on doing so.
     let terms = terms_mut(affinity)
         .into_iter()
         .flatten()
@@ -71,13 +71,16 @@ fn keep_off(node: &str) -> Value {
     json!({"key": NAME_FIELD, "operator": "NotIn", "values": [node]})
 }
 
-fn terms_mut(affinity: &mut Option<Value>) -> Option<&mut Vec<Value>> {
+fn required_mut(affinity: &mut Option<Value>) -> Option<&mut Value> {
     affinity
         .as_mut()?
         .get_mut("nodeAffinity")?
-        .get_mut(REQUIRED)?
-        .get_mut(TERMS)?
-        .as_array_mut()
+        .get_mut(REQUIRED)
+        .filter(|required| !required.is_null())
+}
+
+fn terms_mut(affinity: &mut Option<Value>) -> Option<&mut Vec<Value>> {
+    required_mut(affinity)?.get_mut(TERMS)?.as_array_mut()
 }
 
 fn is_empty(term: &Map<String, Value>) -> bool {
@@ -146,6 +149,21 @@ mod tests {
                 remove(&mut affinity, &["v", "w"]);
                 assert_eq!(affinity, before, "taken out");
             }
+        }
+    }
+
+    #[test]
+    fn what_matches_nothing_goes_on_matching_nothing() {
+        for required in [
+            json!({}),
+            json!({TERMS: null}),
+            json!({TERMS: []}),
+            json!({TERMS: [{}]}),
+        ] {
+            let before = json!({"nodeAffinity": {REQUIRED: required}});
+            let mut affinity = Some(before.clone());
+            add(&mut affinity, &["v"]);
+            assert_eq!(affinity, Some(before));
         }
     }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde::de::Error;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tensile_core::stash::Constraints;
@@ -51,7 +52,7 @@ struct Object<'a> {
     spec: Option<&'a RawValue>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata<'a> {
     #[serde(borrow, default)]
@@ -62,7 +63,7 @@ struct Metadata<'a> {
     owner_references: Option<&'a RawValue>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Spec<'a> {
     #[serde(borrow, default)]
@@ -83,12 +84,9 @@ impl Pod {
     /// # Errors
     /// When a part that decisions need has another type than it should.
     pub fn parse(object: &RawValue) -> Result<Self, PodError> {
-        let object: Object<'_> = part("object", Some(object))?.unwrap_or(Object {
-            metadata: None,
-            spec: None,
-        });
-        let metadata: Metadata<'_> = part("metadata", object.metadata)?.unwrap_or_default();
-        let spec: Spec<'_> = part("spec", object.spec)?.unwrap_or_default();
+        let object: Object<'_> = read("object", object)?;
+        let metadata: Metadata<'_> = read("metadata", there("metadata", object.metadata)?)?;
+        let spec: Spec<'_> = read("spec", there("spec", object.spec)?)?;
         Ok(Self {
             labels: part("metadata.labels", metadata.labels)?,
             annotations: part("metadata.annotations", metadata.annotations)?,
@@ -136,12 +134,22 @@ impl Pod {
     }
 }
 
+/// Reads a part that may be missing.
 fn part<'a, T: Deserialize<'a>>(
     field: &'static str,
     raw: Option<&'a RawValue>,
 ) -> Result<Option<T>, PodError> {
-    raw.map_or(Ok(None), |raw| {
-        serde_json::from_str(raw.get()).map_err(|source| PodError { field, source })
+    raw.map(|raw| read(field, raw)).transpose()
+}
+
+fn read<'a, T: Deserialize<'a>>(field: &'static str, raw: &'a RawValue) -> Result<T, PodError> {
+    serde_json::from_str(raw.get()).map_err(|source| PodError { field, source })
+}
+
+fn there<'a>(field: &'static str, raw: Option<&'a RawValue>) -> Result<&'a RawValue, PodError> {
+    raw.ok_or_else(|| PodError {
+        field,
+        source: serde_json::Error::custom("is missing"),
     })
 }
 

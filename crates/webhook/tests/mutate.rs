@@ -166,7 +166,9 @@ fn what_cannot_be_understood_is_let_in_with_a_warning_that_names_it() {
         ("/metadata/ownerReferences", json!({}), "metadata.ownerReferences"),
         ("/metadata/annotations", json!({"a": 1}), "metadata.annotations"),
         ("/metadata", json!("x"), "metadata"),
+        ("/metadata", json!(null), "metadata: is missing"),
         ("/spec", json!(7), "spec"),
+        ("/spec", json!(null), "spec: is missing"),
         ("/spec/nodeSelector", json!({"a": 1}), "spec.nodeSelector[a]"),
         (
             "/spec/affinity",
