@@ -1,5 +1,7 @@
 //! Logging, set up once per process.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 /// How log lines look.
@@ -38,8 +40,10 @@ pub fn init(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
         level: level.to_owned(),
         source,
     })?;
+    let colours = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(colours)
         .with_writer(std::io::stderr);
     let _already_set = match format {
         LogFormat::Text => builder.try_init(),

@@ -10,17 +10,20 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use tensile_kubelet_api::auth::ApiReviews;
 use tensile_kubelet_api::backend::{PodRef, ResolveError, Target, Unavailable};
 use tensile_kubelet_api::usage::NodeUsage;
-use tensile_kubelet_api::{Auth, Backend, Metrics, StreamConfig, Streams, router};
+use tensile_kubelet_api::{Auth, Backend, Metrics, StreamConfig, Streams, client_ca, router};
+use tensile_runtime::admin::Condition;
 use tensile_runtime::key::Key;
 use tensile_runtime::serve::{Config, Metrics as ServeMetrics, Server};
 use tensile_runtime::shutdown::Shutdown;
 use tensile_runtime::tls::{
     Alpn, ClientCas, POLL_INTERVAL, ServingCert, Tls, follow_files, read_files, self_signed,
 };
+use tensile_runtime::watch::Metrics as WatchMetrics;
 
 use crate::api;
 use crate::args::Args;
@@ -28,13 +31,6 @@ use crate::shared::Shared;
 
 /// Life of a self-made certificate: that of a kubelet's, one year. A restart makes a new one.
 const SELF_SIGNED_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Where an API server publishes the CA of its clients.
-const CLIENT_CA: (&str, &str, &str) = (
-    "kube-system",
-    "extension-apiserver-authentication",
-    "client-ca-file",
-);
-
 /// The pods of the engine that runs now; none while another process leads.
 pub type Current = Arc<Mutex<Option<Arc<Shared>>>>;
 
@@ -57,6 +53,7 @@ pub struct Kubelet {
     cert: Arc<ServingCert>,
     cert_files: Option<(Vec<PathBuf>, Vec<Vec<u8>>)>,
     client_cas: Arc<ClientCas>,
+    upper: Client,
     ca_file: Option<(Vec<PathBuf>, Vec<Vec<u8>>)>,
 }
 
@@ -155,7 +152,7 @@ impl Kubelet {
         let cert = Arc::new(ServingCert::default());
         let cert_files = load_certificate(args, node_ip, &cert).await?;
         let client_cas = Arc::new(ClientCas::default());
-        let ca_file = load_client_ca(args, upper, &client_cas).await?;
+        let ca_file = load_client_ca(args, &client_cas).await?;
         let tls = Tls::new(cert.clone(), Some(client_cas.clone()), Alpn::Http1)?;
         let metrics = Metrics::register(registry)?;
         let server = Server::new(
@@ -181,12 +178,13 @@ impl Kubelet {
             cert,
             cert_files,
             client_cas,
+            upper: upper.clone(),
             ca_file,
         })
     }
 
-    /// Serves until shutdown, then lets streams finish.
-    pub async fn run(self, shutdown: Shutdown) {
+    /// Serves until shutdown, then lets streams finish. `ready` is met once client certificates can be checked.
+    pub async fn run(self, shutdown: Shutdown, ready: Condition, watch_metrics: WatchMetrics) {
         let router = router(self.backend, self.auth, self.streams, self.metrics);
         if let Some((paths, seen)) = self.cert_files {
             let cert = self.cert;
@@ -198,16 +196,19 @@ impl Kubelet {
                 move |files| cert.set_pem(&files[0], &files[1]),
             ));
         }
-        if let Some((paths, seen)) = self.ca_file {
-            let cas = self.client_cas;
-            tokio::spawn(follow_files(
-                paths,
-                seen,
-                POLL_INTERVAL,
-                shutdown.token(),
-                move |files| cas.set_pem(&files[0]),
-            ));
-        }
+        let cas = self.client_cas;
+        let followed = async move {
+            let Some((paths, seen)) = self.ca_file else {
+                return client_ca::follow(self.upper, cas, ready, watch_metrics).await;
+            };
+            ready.set(true);
+            follow_files(paths, seen, POLL_INTERVAL, CancellationToken::new(), |files| {
+                cas.set_pem(&files[0])
+            })
+            .await;
+        };
+        let stop = shutdown.token();
+        tokio::spawn(async move { stop.run_until_cancelled(followed).await });
         self.server.run(self.listener, router, shutdown.token()).await;
     }
 }
@@ -240,26 +241,16 @@ async fn load_certificate(
     Ok(Some((paths, files)))
 }
 
-/// The file of the flag, else what the upper API server publishes.
+/// The file of the flag; without it, what the upper API server publishes is followed.
 async fn load_client_ca(
     args: &Args,
-    upper: &Client,
     cas: &ClientCas,
 ) -> anyhow::Result<Option<(Vec<PathBuf>, Vec<Vec<u8>>)>> {
-    if let Some(file) = &args.client_ca_file {
-        let paths = vec![file.clone()];
-        let files = read_files(&paths).await?;
-        cas.set_pem(&files[0])?;
-        return Ok(Some((paths, files)));
-    }
-    let (namespace, name, key) = CLIENT_CA;
-    let published: Option<Value> = api::get(upper, &api::collection(namespace, "configmaps"), name).await?;
-    let bundle = published.as_ref().and_then(|map| map["data"][key].as_str());
-    let bundle = bundle.ok_or_else(|| {
-        anyhow::anyhow!(
-            "ConfigMap {namespace}/{name} has no {key}; give the CA of kubelet clients by --client-ca-file"
-        )
-    })?;
-    cas.set_pem(bundle.as_bytes())?;
-    Ok(None)
+    let Some(file) = &args.client_ca_file else {
+        return Ok(None);
+    };
+    let paths = vec![file.clone()];
+    let files = read_files(&paths).await?;
+    cas.set_pem(&files[0])?;
+    Ok(Some((paths, files)))
 }

@@ -87,7 +87,8 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         settings: settings.clone(),
     };
-    let serving = tokio::spawn(kubelet.run(shutdown.clone()));
+    let client_ca = admin.readiness.condition("client-ca");
+    let serving = tokio::spawn(kubelet.run(shutdown.clone(), client_ca, engine.watch_metrics.clone()));
     tokio::select! {
         () = shutdown.wait() => {}
         () = clusters.upper.follow(&shutdown) => {}

@@ -8,9 +8,6 @@ use tensile_runtime::key::Key;
 
 use super::{Kind, ObjectKey};
 
-/// Published by the lower cluster in every namespace, and not ours to replace: pods get the lower one.
-const ROOT_CA: &str = "kube-root-ca.crt";
-
 /// One side of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Side {
@@ -161,23 +158,20 @@ impl Index {
     /// Whether everything is there that a pod refers to; if not, the pod is remembered and woken later.
     pub fn need(&mut self, pod: &Key, references: &[Reference]) -> Need {
         let mut pending = Vec::new();
-        let namespace = ObjectKey::namespace(&pod.namespace);
+        let mut problem = None;
+        let namespace = (ObjectKey::namespace(&pod.namespace), None);
         let objects = references
             .iter()
-            .filter_map(|r| Some((ObjectKey::of(&pod.namespace, r)?, r.optional)));
-        let mut problem = None;
-        for (key, optional) in std::iter::once((namespace, false)).chain(objects) {
-            if &*key.key.name == ROOT_CA && key.kind == Kind::ConfigMap {
-                continue;
-            }
+            .filter_map(|reference| Some((ObjectKey::of(&pod.namespace, reference)?, Some(reference))));
+        for (key, reference) in std::iter::once(namespace).chain(objects) {
             let object = self.objects.entry(key.clone()).or_default();
-            let missing_above = object.upper.is_none() && key.kind != Kind::Namespace;
-            if object.is_current(&key) || (missing_above && optional) {
+            let missing = reference.filter(|_| object.upper.is_none());
+            if object.is_current(&key) || missing.is_some_and(|reference| reference.optional) {
                 continue;
             }
             object.waiting.insert(pod.clone());
-            if missing_above {
-                problem.get_or_insert_with(|| missing(&key));
+            if let Some(reference) = missing {
+                problem.get_or_insert_with(|| missing_above(reference));
             } else if let Some(error) = &object.problem {
                 problem.get_or_insert_with(|| Problem::Dependency {
                     what: key.to_string(),
@@ -194,12 +188,10 @@ impl Index {
     }
 }
 
-/// In the kubelet's words, which people search for.
-fn missing(key: &ObjectKey) -> Problem {
-    let what = format!("{} {:?}", key.kind.as_str().to_lowercase(), key.key.name);
-    Problem::Dependency {
-        what,
-        error: "not found".to_owned(),
+fn missing_above(reference: &Reference) -> Problem {
+    Problem::Missing {
+        kind: reference.kind,
+        name: reference.name.clone(),
     }
 }
 
@@ -269,9 +261,8 @@ mod tests {
         let Need::Unmet(problem) = index.need(&pod, &[mk_reference("a", false)]) else {
             panic!("must be unmet")
         };
-        assert_eq!(problem.to_string(), "configmap \"a\": not found");
+        assert_eq!(problem.to_string(), "configmap \"a\" not found");
         assert_eq!(index.need(&pod, &[mk_reference("a", true)]), Need::Met);
-        assert_eq!(index.need(&pod, &[mk_reference(ROOT_CA, false)]), Need::Met);
         assert_eq!(index.set_upper(&mk_key("a"), mk_side("1")), [pod]);
     }
 

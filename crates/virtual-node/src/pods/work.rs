@@ -217,7 +217,7 @@ impl Worker {
             Err(problem) => return self.refuse(target.key, &problem).await.map(|()| Next::Done),
         };
         if lower.intent != intent {
-            self.carry_down(target.key, &lower, lower_uid).await?;
+            self.carry_down(target, &lower, lower_uid).await?;
         }
         self.context
             .shared
@@ -227,8 +227,10 @@ impl Worker {
         Ok(Next::Again)
     }
 
-    /// Sends what the user changed to the lower pod, as it is now.
-    async fn carry_down(&self, key: &Key, lower: &Lower, lower_uid: &str) -> Result<(), ApiError> {
+    /// Sends what the user changed to the lower pod, as it is now. What the lower cluster refuses is told, and does
+    /// not keep the rest from arriving.
+    async fn carry_down(&self, target: &Target<'_>, lower: &Lower, lower_uid: &str) -> Result<(), ApiError> {
+        let key = target.key;
         let collection = api::collection(&key.namespace, "pods");
         let below: Option<Value> = api::get(&self.context.lower, &collection, &key.name).await?;
         let Some(below) = below.filter(|below| below["metadata"]["uid"] == lower_uid) else {
@@ -241,8 +243,13 @@ impl Worker {
             ("", update.pod),
         ];
         for (subresource, patch) in patches {
-            if let Some(patch) = patch {
-                api::patch_pod(&self.context.lower, key, subresource, &patch).await?;
+            let Some(patch) = patch else { continue };
+            match api::patch_pod(&self.context.lower, key, subresource, &patch).await {
+                Err(ApiError::Refused(error)) if !subresource.is_empty() => {
+                    let message = format!("the lower cluster refuses the change of {subresource}: {error}");
+                    self.note(target, true, "UpdateRefused", message);
+                }
+                sent => drop(sent?),
             }
         }
         Ok(())
