@@ -93,6 +93,8 @@ mod tests {
             std::fs::write(dir.path().join("new"), text).unwrap();
             std::fs::rename(dir.path().join("new"), &path).unwrap();
             assert_eq!(rx.recv().await.unwrap(), text);
+            let again = tokio::time::timeout(every * 10, rx.recv()).await;
+            assert!(again.is_err(), "{text} was applied again");
         }
         std::fs::remove_file(&path).unwrap();
         stop.cancel();
