@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use e2e::virtual_node::{VirtualNode, VirtualNodeSpec};
-use e2e::{Cluster, ClusterSpec, NodeTemplate, support};
+use e2e::{Cluster, ClusterSpec, NodeTemplate, TestResult, support};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
 use kube::Api;
@@ -66,7 +66,7 @@ fn phase(pod: &Pod) -> Option<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployment_runs_below_with_what_it_refers_to_and_leaves_nothing_behind() -> Result<()> {
+async fn a_deployment_runs_below_with_what_it_refers_to_and_leaves_nothing_behind() -> TestResult {
     let ground = mk_ground("deploy").await?;
     let client = ground.upper.client().await?;
     let namespace = support::temp_namespace(&client).await?;
@@ -95,7 +95,7 @@ async fn a_deployment_runs_below_with_what_it_refers_to_and_leaves_nothing_behin
     })
     .await?;
     let above = pods(&ground.upper, &namespace).await?;
-    ensure!(
+    assert!(
         above
             .iter()
             .all(|pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some("vn-a"))
@@ -103,7 +103,7 @@ async fn a_deployment_runs_below_with_what_it_refers_to_and_leaves_nothing_behin
     let below = Api::<Secret>::namespaced(ground.lower.client().await?, &namespace)
         .get("secret")
         .await?;
-    ensure!(below.data.context("no data")?["A"].0 == b"s");
+    assert!(below.data.context("no data")?["A"].0 == b"s");
 
     deployments.delete("web", &DeleteParams::default()).await?;
     support::await_condition("nothing of ours to be left below", DEADLINE, || async {
@@ -112,22 +112,24 @@ async fn a_deployment_runs_below_with_what_it_refers_to_and_leaves_nothing_behin
         let maps = Api::<ConfigMap>::namespaced(ground.lower.client().await?, &namespace);
         Ok((gone && maps.get_opt("config").await?.is_none()).then_some(()))
     })
-    .await
+    .await?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_node_shows_what_the_lower_cluster_has() -> Result<()> {
+async fn the_node_shows_what_the_lower_cluster_has() -> TestResult {
     let ground = mk_ground("node").await?;
     let nodes: Api<Node> = Api::all(ground.upper.client().await?);
     let node = serde_json::to_value(nodes.get("vn-a").await?)?;
-    ensure!(
+    assert!(
         node["status"]["capacity"]["cpu"] == "12",
         "{}",
         node["status"]["capacity"]
     );
-    ensure!(node["metadata"]["labels"]["type"] == "virtual-kubelet");
-    ensure!(node["spec"]["taints"][0]["key"] == "virtual-kubelet.io/provider");
-    ensure!(node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"] == ground.node.kubelet().port());
+    assert!(node["metadata"]["labels"]["type"] == "virtual-kubelet");
+    assert!(node["spec"]["taints"][0]["key"] == "virtual-kubelet.io/provider");
+    assert!(node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"] == ground.node.kubelet().port());
     nodes.delete("vn-a", &DeleteParams::default()).await?;
-    ground.node.ready(&ground.upper).await
+    ground.node.ready(&ground.upper).await?;
+    Ok(())
 }

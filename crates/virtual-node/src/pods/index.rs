@@ -126,6 +126,15 @@ impl Index {
         entry.lower = Some(lower);
     }
 
+    /// Takes a lower pod as the server returned it for the upper pod with `upper_uid`, unless the watch has shown
+    /// one already: then it knows better, also that it is gone again.
+    pub fn adopt(&mut self, key: &Key, upper_uid: &str, lower: LowerSide) {
+        let seen = self.get(key).and_then(|entry| entry.placed.as_deref()) == Some(upper_uid);
+        if !seen {
+            self.apply_lower(key, lower);
+        }
+    }
+
     /// The lower pod with `uid` is gone.
     pub fn delete_lower(&mut self, key: &Key, uid: Option<&str>) {
         let Some(entry) = self.entries.get_mut(key) else {

@@ -225,3 +225,16 @@ fn a_deletion_of_an_earlier_pod_does_not_touch_its_namesake() {
     index.delete_upper(&key, Some("u2"));
     assert!(index.is_empty());
 }
+
+#[test]
+fn what_the_watch_has_shown_is_not_undone_by_a_late_answer() {
+    let key = Key::new("ns", "p");
+    let mut index = Index::default();
+    index.apply_upper(&key, mk_upper(&json!({})));
+    index.adopt(&key, "u1", mk_lower(&json!({})));
+    assert!(index.get(&key).unwrap().lower.is_some());
+    index.delete_lower(&key, Some("l1"));
+    // The answer to the creation comes after the watch told that the pod is gone.
+    index.adopt(&key, "u1", mk_lower(&json!({})));
+    assert!(index.get(&key).unwrap().lower.is_none());
+}

@@ -167,10 +167,7 @@ impl Worker {
     /// The lower pod is there; what the watch will show of it is already known.
     fn adopt(&self, target: &Target<'_>, lower: LowerPod, carried_out: Option<u64>) {
         let mut state = self.context.shared.lock();
-        let known = state.pods.get(target.key).is_some_and(|entry| entry.belongs());
-        if !known {
-            state.pods.apply_lower(target.key, LowerSide::new(lower));
-        }
+        state.pods.adopt(target.key, target.uid, LowerSide::new(lower));
         if let Some(body_hash) = carried_out {
             state.pods.carried_out(target.key, target.uid, body_hash);
         }
