@@ -55,10 +55,12 @@ pub enum Step {
         /// pod itself is known to be ending, which cannot be undone.
         unless_upper: Option<Box<str>>,
     },
-    /// Delete the upper pod at once, since nothing of it runs any more.
+    /// Delete the upper pod, since nothing of it runs any more or will soon.
     DeleteUpper {
         /// Its UID.
         uid: Box<str>,
+        /// Grace period in seconds; 0 when nothing runs any more.
+        grace: i64,
         /// Delete only if a live read finds no lower pod of it.
         confirm: bool,
     },
@@ -107,6 +109,7 @@ fn alone(upper: &UpperSide, placed: bool) -> Step {
         // Somebody else deleted it below: what is gone does not come back, its owner replaces it.
         return Step::DeleteUpper {
             uid: upper.uid.clone(),
+            grace: 0,
             confirm: true,
         };
     }
@@ -123,6 +126,18 @@ fn alone(upper: &UpperSide, placed: bool) -> Step {
 
 /// An upper pod and the lower pod that was made for it.
 fn pair(upper: &UpperSide, lower: &LowerSide, host_ip: &str) -> Step {
+    if let Some(below) = lower.deletion
+        && upper.deletion.is_none()
+        && !upper.is_terminal()
+    {
+        // Somebody else deletes it below, which cannot be undone. Before the last status is shown: an upper pod that
+        // is terminal but not deleted would stay for ever.
+        return Step::DeleteUpper {
+            uid: upper.uid.clone(),
+            grace: below.grace.max(1),
+            confirm: false,
+        };
+    }
     let lower_status = lower.status();
     if let Some(patch) = status_patch(upper, &lower_status, host_ip) {
         return Step::PatchStatus {
@@ -170,6 +185,7 @@ fn finish(upper: &UpperSide, grace: i64) -> Step {
     } else {
         Step::DeleteUpper {
             uid: upper.uid.clone(),
+            grace: 0,
             confirm: false,
         }
     }

@@ -198,10 +198,10 @@ impl Index {
         }
     }
 
-    /// The upper pod was deleted with a grace of 0; what is left of it are finalizers of others.
-    pub fn upper_deleting(&mut self, key: &Key, uid: &str) {
+    /// The upper pod was deleted with this grace period; with one of 0, what is left of it are finalizers of others.
+    pub fn upper_deleting(&mut self, key: &Key, uid: &str, grace: i64) {
         if let Some(upper) = self.upper_mut(key, uid) {
-            upper.deletion = Some(Deletion { grace: 0 });
+            upper.deletion = Some(Deletion { grace });
         }
     }
 

@@ -60,7 +60,7 @@ fn name(step: &Step) -> String {
         Step::DeleteLower {
             grace, unless_upper, ..
         } => format!("delete lower {grace:?} {unless_upper:?}"),
-        Step::DeleteUpper { confirm, .. } => format!("delete upper, confirm {confirm}"),
+        Step::DeleteUpper { grace, confirm, .. } => format!("delete upper {grace}, confirm {confirm}"),
     }
 }
 
@@ -70,14 +70,14 @@ fn an_upper_pod_without_a_lower_one() {
         {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "d", "controller": true}]}});
     for (extra, expected) in [
         (json!({}), "create"),
-        (json(DELETING), "delete upper, confirm false"),
+        (json(DELETING), "delete upper 0, confirm false"),
         (
             json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 0}}),
             "wait",
         ),
         (json(ENDED), "wait"),
         // It ran before we started, so it was deleted below meanwhile.
-        (json(RAN), "delete upper, confirm true"),
+        (json(RAN), "delete upper 0, confirm true"),
         (daemon, "refuse NotOffloaded"),
         (
             json!({"metadata": {"namespace": "kube-system"}}),
@@ -96,7 +96,7 @@ fn an_upper_pod_without_a_lower_one() {
 fn a_lower_pod_that_was_there_and_is_gone_takes_the_upper_one_with_it() {
     let mut entry = mk_entry(Some(mk_upper(&json!({}))), None);
     entry.placed = Some("u1".into());
-    assert_eq!(name(&decide(&entry, HOST_IP)), "delete upper, confirm true");
+    assert_eq!(name(&decide(&entry, HOST_IP)), "delete upper 0, confirm true");
     // That was a pod of the same name before this one.
     entry.placed = Some("u0".into());
     assert_eq!(name(&decide(&entry, HOST_IP)), "create");
@@ -140,13 +140,29 @@ fn a_pair_that_lives() {
         (mk_upper(&json!({})), mk_lower(&json!({})), "update"),
         (carried_out(mk_upper(&json!({}))), mk_lower(&json!({})), "wait"),
         (carried_out(mk_upper(&json(ENDED))), mk_lower(&json(RAN)), "wait"),
-        // Deleted below, not yet gone: its last words still arrive, and nothing is sent down.
-        (mk_upper(&json!({})), mk_lower(&json(DELETING)), "wait"),
     ] {
         assert_eq!(
             name(&decide(&mk_entry(Some(upper), Some(lower)), HOST_IP)),
             expected
         );
+    }
+}
+
+#[test]
+fn a_pod_that_somebody_deletes_below_is_deleted_above_before_its_end_is_shown() {
+    let mut ended_below = json(DELETING);
+    json_patch::merge(&mut ended_below, &json(ENDED));
+    let forced =
+        json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 0}});
+    for (upper, lower, expected) in [
+        (json(RAN), json(DELETING), "delete upper 30, confirm false"),
+        (json(RAN), ended_below.clone(), "delete upper 30, confirm false"),
+        (json(RAN), forced, "delete upper 1, confirm false"),
+        // What has ended above stays, as the pods of a finished Job do.
+        (json(ENDED), ended_below, "wait"),
+    ] {
+        let entry = mk_entry(Some(mk_upper(&upper)), Some(mk_lower(&lower)));
+        assert_eq!(name(&decide(&entry, HOST_IP)), expected, "{lower}");
     }
 }
 
@@ -168,7 +184,7 @@ fn a_pair_that_ends() {
         (
             mk_upper(&ended_both),
             mk_lower(&ended_below),
-            "delete upper, confirm false",
+            "delete upper 0, confirm false",
         ),
     ] {
         assert_eq!(

@@ -111,7 +111,7 @@ impl Worker {
                 grace,
                 unless_upper,
             } => self.delete_lower(key, &uid, grace, unless_upper.as_deref()).await,
-            Step::DeleteUpper { uid, confirm } => self.delete_upper(key, &uid, confirm).await,
+            Step::DeleteUpper { uid, grace, confirm } => self.delete_upper(key, &uid, grace, confirm).await,
         }
     }
 
@@ -317,7 +317,7 @@ impl Worker {
         }
     }
 
-    async fn delete_upper(&self, key: &Key, uid: &str, confirm: bool) -> Result<Next, ApiError> {
+    async fn delete_upper(&self, key: &Key, uid: &str, grace: i64, confirm: bool) -> Result<Next, ApiError> {
         let collection = api::collection(&key.namespace, "pods");
         if confirm {
             let lower = api::get::<LowerPod>(&self.context.lower, &collection, &key.name).await?;
@@ -328,10 +328,11 @@ impl Worker {
             }
             tracing::info!(pod = %key, "the lower pod was deleted in the lower cluster; deleting the upper pod");
         }
-        match api::delete(&self.context.upper, &collection, &key.name, uid, Some(0)).await {
+        match api::delete(&self.context.upper, &collection, &key.name, uid, Some(grace)).await {
             Ok(()) => {
-                self.context.shared.lock().pods.upper_deleting(key, uid);
-                Ok(Next::Done)
+                self.context.shared.lock().pods.upper_deleting(key, uid, grace);
+                // With a grace period there may be a status to write.
+                Ok(if grace == 0 { Next::Done } else { Next::Again })
             }
             Err(ApiError::Conflict(_)) => Ok(Next::Done),
             Err(error) => Err(error),
