@@ -112,9 +112,20 @@ clear() {
     rm -rf --one-file-system "$dir"
 }
 
+# Clusters that several tests share live until their process ends, too late for it to keep their logs itself.
+keep_logs() {
+    [ -e "$dir/failed" ] || return 0
+    kept=${dir%/runs/*}/failed/${dir##*/}
+    for logs in "$dir"/*/logs; do
+        folder=${logs%/logs}
+        [ -d "$logs" ] && mkdir -p "$kept" && mv "$logs" "$kept/${folder##*/}"
+    done
+}
+
 if [ "$action" = guard ]; then
     # Signals that end the guarded process must not end the guard.
     trap '' INT TERM HUP
     cat >/dev/null
+    keep_logs
 fi
 clear

@@ -42,9 +42,13 @@ pub(crate) fn base() -> PathBuf {
     std::env::temp_dir().join("tensile-e2e")
 }
 
-/// Says that something failed, so that logs are kept when clusters are dropped.
+/// Says that something failed, so that logs are kept when clusters are dropped, or when this process ends.
 pub(crate) fn note_failure() {
     FAILED.store(true, Ordering::Relaxed);
+    if let Some(run) = CURRENT.lock().as_ref() {
+        // For the guard. If it cannot be written, logs are lost, and the failure is still told.
+        let _ = fs::write(run.folder.join("failed"), "");
+    }
 }
 
 fn has_failed() -> bool {

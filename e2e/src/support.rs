@@ -2,15 +2,17 @@
 
 use std::{
     fmt::{Debug, Formatter},
+    sync::OnceLock,
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use kube::{
     Api, Client,
     api::{DeleteParams, PostParams},
 };
+use tokio::{runtime::Runtime, sync::OnceCell};
 
 use crate::run;
 
@@ -23,6 +25,13 @@ pub type TestResult = Result<(), TestFailure>;
 
 /// Why a live test failed; making one says that logs are wanted.
 pub struct TestFailure(anyhow::Error);
+
+/// Something costly that the tests of one file share, such as clusters: made by the test that comes first, and ended
+/// with the process. It has a runtime of its own, since what a runtime made does not outlive it.
+pub struct Shared<T> {
+    runtime: OnceLock<Runtime>,
+    value: OnceCell<Result<T, String>>,
+}
 
 // === impl TestFailure ===
 
@@ -39,6 +48,49 @@ where
 impl Debug for TestFailure {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
         Debug::fmt(&self.0, formatter)
+    }
+}
+
+// === impl Shared ===
+
+impl<T> Shared<T> {
+    /// Nothing yet.
+    #[must_use]
+    #[expect(
+        clippy::new_without_default,
+        reason = "it is for statics, which need a const fn"
+    )]
+    pub const fn new() -> Self {
+        Self {
+            runtime: OnceLock::new(),
+            value: OnceCell::const_new(),
+        }
+    }
+
+    /// Runs `test` with the value, which `make` makes if it is not there. A `make` that failed is not tried again.
+    ///
+    /// # Errors
+    /// As `make` or `test` says.
+    pub fn run(
+        &'static self,
+        make: impl AsyncFnOnce() -> Result<T>,
+        test: impl AsyncFnOnce(&'static T) -> Result<()>,
+    ) -> TestResult {
+        let runtime = match self.runtime.get() {
+            Some(runtime) => runtime,
+            None => {
+                let made = Runtime::new()?;
+                self.runtime.get_or_init(|| made)
+            }
+        };
+        runtime.block_on(async {
+            let make = async || make().await.map_err(|error| format!("{error:#}"));
+            let value = self.value.get_or_init(make).await;
+            let value = value
+                .as_ref()
+                .map_err(|error| anyhow!("nothing to test on: {error}"))?;
+            Ok(test(value).await?)
+        })
     }
 }
 
@@ -87,6 +139,29 @@ pub async fn temp_namespace(client: &Client) -> Result<String> {
         .metadata
         .name
         .context("the API server gave the namespace no name")
+}
+
+/// As [`temp_namespace`], and waits until pods can be created in it.
+///
+/// # Errors
+/// The API server refuses it, or there is no controller-manager that makes the service account.
+pub async fn namespace_for_pods(client: &Client) -> Result<String> {
+    let name = temp_namespace(client).await?;
+    service_account(client, &name).await?;
+    Ok(name)
+}
+
+/// Waits for the service account of a namespace, without which its pods are refused.
+///
+/// # Errors
+/// There is no controller-manager that makes it.
+pub async fn service_account(client: &Client, namespace: &str) -> Result<()> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    let what = format!("the service account of namespace {namespace}");
+    await_condition(&what, Duration::from_secs(30), || async {
+        Ok(accounts.get_opt("default").await?.map(drop))
+    })
+    .await
 }
 
 /// Deletes a namespace, without waiting until it is gone.
