@@ -1,5 +1,7 @@
 # Recipes for people; CI runs .ci/run, which needs no just. `just` lists them.
 
+set shell := ['bash', '-euc']
+
 # Lists the recipes.
 default:
     @just --list --unsorted
@@ -53,6 +55,23 @@ docs-flags:
 deny:
     @if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
     else echo 'cargo-deny is not installed: cargo install --locked cargo-deny'; fi
+
+# What the placement model costs at scale: `just bench-placement [clusters nodes pods]`.
+bench-placement *args:
+    cargo bench --package tensile-placement --bench scale -- {{ args }}
+
+# Reviews that the webhook answers per CPU-second.
+bench-webhook *args:
+    cargo bench --package tensile-webhook --bench reviews -- {{ args }}
+
+# Fuzzes reviews and stashes for so many seconds, from a new start each time.
+fuzz seconds='600':
+    TENSILE_FUZZ_SECONDS={{ seconds }} TENSILE_FUZZ_SEED=$RANDOM \
+        cargo test --package tensile-webhook --release --test fuzz
+
+# The chart: lint, every combination of switches, schema, and whether its roles are enough.
+chart:
+    cargo test --package e2e --test chart
 
 # Release binaries in target/release.
 build:
