@@ -22,6 +22,7 @@ mod kubeconfig;
 mod kubectl;
 mod kwok;
 mod leases;
+pub mod measure;
 mod pki;
 mod process;
 mod proxy;

@@ -1,0 +1,87 @@
+//! How large a run is.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Parser;
+
+/// The largest burst of a full run.
+pub(crate) const FULL: usize = 5000;
+
+/// Measures what a virtual node costs, against the same work on the upper and the lower cluster alone.
+///
+/// Every flag can be given by its environment variable too.
+#[derive(Clone, Debug, Parser)]
+pub(crate) struct Args {
+    /// Pods of the large burst; the small one has a fifth of them. Anything below 5000 is a trial.
+    #[arg(long, env = "TENSILE_BENCH_PODS", default_value_t = FULL, value_parser = parse_pods)]
+    pub(crate) pods: usize,
+    /// How often the small burst is measured; the medians count [default: 3, in a trial 1].
+    #[arg(long, env = "TENSILE_BENCH_ROUNDS")]
+    pub(crate) rounds: Option<usize>,
+    /// Simulated nodes of each cluster.
+    #[arg(long, env = "TENSILE_BENCH_NODES", default_value_t = 100)]
+    pub(crate) nodes: usize,
+    /// Pods per second of the paced load.
+    #[arg(long, env = "TENSILE_BENCH_RATE", default_value_t = 20)]
+    pub(crate) rate: u32,
+    /// How long the paced load and the idle time last, in seconds [default: 60, in a trial 10].
+    #[arg(long, env = "TENSILE_BENCH_SECONDS")]
+    pub(crate) seconds: Option<u64>,
+    /// Status changes that are timed one by one [default: 200, in a trial 20].
+    #[arg(long, env = "TENSILE_BENCH_CHANGES")]
+    pub(crate) changes: Option<usize>,
+    /// A file for the report as Markdown; relative to the root of the repository.
+    #[arg(long, env = "TENSILE_BENCH_OUT")]
+    pub(crate) out: Option<PathBuf>,
+    /// Given by `cargo bench`; without it, as from `cargo test --benches`, nothing is measured.
+    #[arg(long, hide = true)]
+    pub(crate) bench: bool,
+}
+
+fn parse_pods(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(pods) if pods >= 10 => Ok(pods),
+        _ => Err("give a number of pods, at least 10".to_owned()),
+    }
+}
+
+// === impl Args ===
+
+impl Args {
+    /// Whether the figures are those that the goals speak of.
+    pub(crate) fn is_full(&self) -> bool {
+        self.pods >= FULL
+    }
+
+    fn scaled<T>(&self, given: Option<T>, full: T, trial: T) -> T {
+        given.unwrap_or(if self.is_full() { full } else { trial })
+    }
+
+    /// The sizes of the bursts, with how often each is measured.
+    pub(crate) fn bursts(&self) -> [(usize, usize); 2] {
+        let rounds = self.scaled(self.rounds, 3, 1).max(1);
+        [(self.pods / 5, rounds), (self.pods, 1)]
+    }
+
+    /// How long the paced load and the idle time last.
+    pub(crate) fn duration(&self) -> Duration {
+        Duration::from_secs(self.scaled(self.seconds, 60, 10).max(1))
+    }
+
+    /// Pods of the paced load.
+    pub(crate) fn paced_pods(&self) -> usize {
+        usize::try_from(u64::from(self.rate) * self.duration().as_secs()).unwrap_or(usize::MAX)
+    }
+
+    /// Status changes that are timed one by one.
+    pub(crate) fn changes(&self) -> usize {
+        self.scaled(self.changes, 200, 20).max(1)
+    }
+
+    /// Where the Markdown goes; benchmarks run in the folder of their crate.
+    pub(crate) fn out(&self) -> Option<PathBuf> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+        Some(root?.join(self.out.as_deref()?))
+    }
+}

@@ -1,0 +1,128 @@
+//! What a virtual node costs: bursts, paced load, status latency, requests, memory, restart, idle time.
+//!
+//! `cargo bench -p e2e --bench offload -- [--out docs/FILE.md]`; `TENSILE_BENCH_PODS=200` makes a trial of some minutes.
+//!
+//! Every side is measured in one run on one machine, which is the bottleneck: so that nothing but the ratios says
+//! something. Pods are bare pods, created and deleted one by one by this process, [`load::WRITERS`] at a time, and
+//! bound by kube-scheduler, on all sides alike. While one cluster is measured alone, the virtual node does not run.
+
+mod args;
+mod burst;
+mod ground;
+mod latency;
+mod load;
+mod resident;
+mod usage;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use e2e::measure::{Report, describe_machine};
+
+use args::Args;
+use burst::Bursts;
+use ground::Ground;
+use latency::Paced;
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    if !args.bench {
+        println!("nothing is measured without --bench, which `cargo bench -p e2e --bench offload` gives");
+        return Ok(());
+    }
+    // One thread is enough for the load, and leaves the cores to what is measured.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        tokio::select! {
+            result = report(&args) => result,
+            // Returning drops the clusters, which ends and removes them.
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+        }
+    })
+}
+
+/// Measures and reports; what was found before a failure is printed too.
+async fn report(args: &Args) -> Result<()> {
+    let mut report = Report {
+        title: "What a virtual node costs".to_owned(),
+        facts: facts(args),
+        ..Report::default()
+    };
+    let result = measure(args, &mut report).await;
+    println!("{}", report.text());
+    result?;
+    if let Some(out) = args.out() {
+        std::fs::write(&out, report.markdown()).with_context(|| format!("cannot write {}", out.display()))?;
+        println!("written to {}", out.display());
+    }
+    Ok(())
+}
+
+fn facts(args: &Args) -> Vec<String> {
+    let mut facts = vec![
+        format!("measured at {} on {}", ground::now(), describe_machine()),
+        format!(
+            "an upper and a lower cluster, each with {} kwok nodes, both with audit logs, on this machine together",
+            args.nodes
+        ),
+        format!(
+            "bare pods, created and deleted one by one ({} at a time) and bound by kube-scheduler, on all sides alike",
+            load::WRITERS
+        ),
+    ];
+    if !args.is_full() {
+        facts.push(format!(
+            "a trial with {} pods: the goals are meant for {}",
+            args.pods,
+            args::FULL
+        ));
+    }
+    facts
+}
+
+async fn measure(args: &Args, report: &mut Report) -> Result<()> {
+    let ground = Ground::start(args.nodes).await?;
+    let mut paced = Paced::alone(&ground, args).await?;
+    // Its figures come after those of the bursts, in the middle of which they are measured.
+    let mut resident = Report::default();
+    let bursts = bursts(&ground, args, report, &mut resident).await;
+    report.lines.append(&mut resident.lines);
+    let bursts = bursts?;
+    let node = ground.start_node().await?;
+    paced.through(&ground, args).await?;
+    ground.stop_node(node).await?;
+    paced.report(report);
+    usage::report(&bursts, report);
+    Ok(())
+}
+
+/// Measures all bursts, and what there is to be measured while the pods of the largest are there.
+async fn bursts(
+    ground: &Ground,
+    args: &Args,
+    report: &mut Report,
+    resident: &mut Report,
+) -> Result<[Bursts; 2]> {
+    let mut all = args.bursts().map(|(pods, rounds)| (Bursts::new(pods), rounds));
+    for (bursts, rounds) in &mut all {
+        for round in 1..=*rounds {
+            ground::tell(format!(
+                "burst of {} pods, round {round} of {rounds}",
+                bursts.pods
+            ));
+            bursts.alone(ground).await?;
+            let mut node = ground.start_node().await?;
+            bursts.create(ground, &node).await?;
+            if bursts.pods == args.pods {
+                resident::idle(ground, &node, args, resident).await?;
+                resident::status_changes(ground, args, resident).await?;
+                node = resident::restart(ground, node, bursts.pods, resident).await?;
+            }
+            bursts.delete(ground, &node).await?;
+            ground.stop_node(node).await?;
+        }
+        bursts.report(report);
+    }
+    Ok(all.map(|(bursts, _)| bursts))
+}
