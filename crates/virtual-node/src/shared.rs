@@ -11,7 +11,7 @@ use tensile_runtime::queue::Queue;
 use tensile_runtime::watch::Change;
 
 use crate::objects::{self, Kind, ObjectKey, Side};
-use crate::pods::{self, LowerPod, LowerSide, References, UpperPod, UpperSide};
+use crate::pods::{self, LowerPod, LowerSide, References, UpperPod};
 
 /// The indices. One lock for both, because a pod's next step depends on its objects.
 #[derive(Debug, Default)]
@@ -59,7 +59,7 @@ impl Shared {
         match change {
             Change::Apply(pod) => {
                 let key = Key::of(&pod);
-                if let Some(references) = state.pods.apply_upper(&key, UpperSide::new(pod)) {
+                if let Some(references) = state.pods.apply_upper(&key, pod) {
                     self.changed(&mut state, key, &references);
                 }
             }

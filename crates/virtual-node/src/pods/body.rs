@@ -33,6 +33,12 @@ impl Body {
         hash.finish()
     }
 
+    /// The spec as JSON; null when it is none, which no API server sends.
+    #[must_use]
+    pub fn spec(&self) -> Value {
+        serde_json::from_str(self.spec.get()).unwrap_or_default()
+    }
+
     /// The pod as JSON.
     ///
     /// # Errors

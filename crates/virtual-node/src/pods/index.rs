@@ -7,7 +7,7 @@ use tensile_core::refs::Reference;
 use tensile_core::status::{Fingerprint, Sent};
 use tensile_runtime::key::Key;
 
-use super::{Deletion, LowerSide, UpperSide};
+use super::{Deletion, LowerSide, UpperPod, UpperSide};
 
 /// Both sides of one namespace and name. At least one is there.
 #[derive(Clone, Debug, Default)]
@@ -78,19 +78,15 @@ impl Index {
     }
 
     /// Takes an upper pod as its watch shows it. `None` when it is older than what we know.
-    pub fn apply_upper(&mut self, key: &Key, mut new: UpperSide) -> Option<References> {
+    pub fn apply_upper(&mut self, key: &Key, pod: UpperPod) -> Option<References> {
         let entry = self.entries.entry(key.clone()).or_default();
+        let mut new = UpperSide::new(pod, entry.upper.as_ref());
         let before = entry.references();
-        if let Some(old) = entry.upper.take().filter(|old| old.uid == new.uid) {
+        if let Some(old) = entry.upper.as_mut().filter(|old| old.uid == new.uid) {
             if new.version < old.version {
-                entry.upper = Some(old);
                 return None;
             }
-            if old.body_hash == new.body_hash {
-                new.body = old.body;
-                new.references = old.references;
-            }
-            new.sent = old.sent;
+            new.sent = old.sent.take();
         }
         let after = Some(new.references.clone());
         entry.upper = Some(new);

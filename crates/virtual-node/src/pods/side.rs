@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use tensile_core::names;
 use tensile_core::refs::{self, Reference};
@@ -72,56 +71,53 @@ pub struct LowerSide {
     pub status: Option<Box<RawValue>>,
 }
 
-/// The members of a pod's spec that decide how it is handled.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct StatusView<'a> {
-    #[serde(borrow, default)]
-    phase: Option<&'a str>,
-    #[serde(default)]
-    start_time: Option<IgnoredAny>,
-}
-
 // === impl UpperSide ===
 
 impl UpperSide {
-    /// Reads an upper pod.
+    /// Reads an upper pod. What was read of the same body before is taken from `before`: most changes of a pod are
+    /// changes of its status.
     #[must_use]
-    pub fn new(pod: UpperPod) -> Self {
+    pub fn new(pod: UpperPod, before: Option<&Self>) -> Self {
         let status = value(pod.status.as_deref());
-        let view: Option<StatusView<'_>> = pod
-            .status
-            .as_deref()
-            .and_then(|raw| serde_json::from_str(raw.get()).ok());
-        let spec = value(pod.spec.as_deref());
-        let gates = status::gates(&serde_json::json!({"spec": spec, "status": status})).into_boxed_slice();
         let not_offloaded = not_offloaded(&pod);
-        let metadata = pod.metadata;
-        let mut side = Self {
-            uid: metadata.uid.as_deref().unwrap_or_default().into(),
-            version: version(metadata.resource_version.as_deref()),
-            generation: metadata.generation.unwrap_or_default(),
-            phase: view
-                .as_ref()
-                .and_then(|view| view.phase)
-                .unwrap_or("Pending")
-                .into(),
-            deletion: deletion(&metadata),
+        let (version, deletion) = (
+            version(pod.metadata.resource_version.as_deref()),
+            deletion(&pod.metadata),
+        );
+        let (uid, generation) = (
+            pod.metadata.uid.clone().unwrap_or_default(),
+            pod.metadata.generation,
+        );
+        let body = pod.spec.map(|spec| Body::new(pod.metadata, spec));
+        let body_hash = body.as_ref().map_or(0, Body::hash);
+        let known = before.filter(|before| *before.uid == *uid && before.body_hash == body_hash);
+        let (gates, references, body) = match known {
+            Some(known) if known.gates.is_empty() => {
+                (Box::default(), known.references.clone(), known.body.clone())
+            }
+            _ => {
+                let spec = body.as_ref().map(Body::spec).unwrap_or_default();
+                let references = refs::references(&spec).into();
+                let gates = status::gates(&json!({"spec": spec, "status": status})).into_boxed_slice();
+                let body = known.map_or_else(|| body.map(Arc::new), |known| known.body.clone());
+                (gates, references, body)
+            }
+        };
+        Self {
+            uid: uid.into(),
+            version,
+            generation: generation.unwrap_or_default(),
+            phase: status["phase"].as_str().unwrap_or("Pending").into(),
+            deletion,
             not_offloaded,
-            was_placed: view.is_some_and(|view| view.start_time.is_some()),
+            was_placed: status["startTime"].is_string(),
             gates,
-            references: refs::references(&spec).into(),
-            body_hash: 0,
-            body: None,
+            references,
+            body_hash,
+            body,
             shown: Fingerprint::of(&status),
             sent: None,
-        };
-        if let Some(spec) = pod.spec {
-            let body = Body::new(metadata, spec);
-            side.body_hash = body.hash();
-            side.body = Some(Arc::new(body));
         }
-        side
     }
 
     /// Whether the pod has ended.

@@ -9,13 +9,17 @@ use tensile_runtime::key::Key;
 const HOST_IP: &str = "10.0.0.1";
 
 fn mk_upper(extra: &Value) -> UpperSide {
+    UpperSide::new(mk_pod(extra), None)
+}
+
+fn mk_pod(extra: &Value) -> UpperPod {
     let mut pod = json!({
         "metadata": {"name": "p", "namespace": "ns", "uid": "u1", "resourceVersion": "10", "generation": 1},
         "spec": {"nodeName": "vn", "containers": [{"name": "c", "image": "i"}]},
         "status": {"phase": "Pending"},
     });
     json_patch::merge(&mut pod, extra);
-    UpperSide::new(serde_json::from_str(&pod.to_string()).unwrap())
+    serde_json::from_str(&pod.to_string()).unwrap()
 }
 
 fn mk_lower(extra: &Value) -> LowerSide {
@@ -199,7 +203,7 @@ fn an_older_event_than_what_we_know_is_passed_over() {
     let key = Key::new("ns", "p");
     let mut index = Index::default();
     let at = |version: &str, phase: &str| {
-        mk_upper(&json!({"metadata": {"resourceVersion": version}, "status": {"phase": phase}}))
+        mk_pod(&json!({"metadata": {"resourceVersion": version}, "status": {"phase": phase}}))
     };
     assert!(index.apply_upper(&key, at("10", "Running")).is_some());
     assert!(index.apply_upper(&key, at("9", "Pending")).is_none());
@@ -215,18 +219,18 @@ fn a_body_is_kept_only_until_it_is_carried_out_and_comes_back_with_a_change() {
     let key = Key::new("ns", "p");
     let mut index = Index::default();
     let body = |index: &Index| index.get(&key).unwrap().upper.as_ref().unwrap().body.is_some();
-    index.apply_upper(&key, mk_upper(&json!({})));
+    index.apply_upper(&key, mk_pod(&json!({})));
     let hash = index.get(&key).unwrap().upper.as_ref().unwrap().body_hash;
     index.carried_out(&key, "u1", hash);
     assert!(!body(&index));
     index.apply_upper(
         &key,
-        mk_upper(&json!({"metadata": {"resourceVersion": "11"}, "status": {"phase": "Running"}})),
+        mk_pod(&json!({"metadata": {"resourceVersion": "11"}, "status": {"phase": "Running"}})),
     );
     assert!(!body(&index), "a status is no change of the body");
     index.apply_upper(
         &key,
-        mk_upper(&json!({"metadata": {"resourceVersion": "12", "labels": {"new": "x"}}})),
+        mk_pod(&json!({"metadata": {"resourceVersion": "12", "labels": {"new": "x"}}})),
     );
     assert!(body(&index));
 }
@@ -235,7 +239,7 @@ fn a_body_is_kept_only_until_it_is_carried_out_and_comes_back_with_a_change() {
 fn a_deletion_of_an_earlier_pod_does_not_touch_its_namesake() {
     let key = Key::new("ns", "p");
     let mut index = Index::default();
-    index.apply_upper(&key, mk_upper(&json!({"metadata": {"uid": "u2"}})));
+    index.apply_upper(&key, mk_pod(&json!({"metadata": {"uid": "u2"}})));
     index.delete_upper(&key, Some("u1"));
     assert!(index.get(&key).is_some());
     index.delete_upper(&key, Some("u2"));
@@ -246,7 +250,7 @@ fn a_deletion_of_an_earlier_pod_does_not_touch_its_namesake() {
 fn what_the_watch_has_shown_is_not_undone_by_a_late_answer() {
     let key = Key::new("ns", "p");
     let mut index = Index::default();
-    index.apply_upper(&key, mk_upper(&json!({})));
+    index.apply_upper(&key, mk_pod(&json!({})));
     index.adopt(&key, "u1", mk_lower(&json!({})));
     assert!(index.get(&key).unwrap().lower.is_some());
     index.delete_lower(&key, Some("l1"));
