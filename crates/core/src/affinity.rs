@@ -372,7 +372,7 @@ fn error(path: &str, problem: &str) -> AffinityError {
 }
 
 /// Whether Kubernetes accepts the text as a label's value.
-fn is_label_value(text: &str) -> bool {
+pub(crate) fn is_label_value(text: &str) -> bool {
     let ends = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
     bytes.len() <= LABEL_VALUE_MAX

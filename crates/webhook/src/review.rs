@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 const KIND: &str = "AdmissionReview";
 const VERSIONS: [&str; 2] = ["admission.k8s.io/v1", "admission.k8s.io/v1beta1"];
-/// The API server cuts warnings after 256 characters (apiserver `warning.AddWarning`), so we do it at a word.
+/// The API server cuts warnings after 256 characters (apiserver `filters/warning.go`); we do it at a character.
 const WARNING_MAX: usize = 256;
 
 /// A question of the API server.

@@ -34,13 +34,12 @@ impl Constraint {
         }
     }
 
-    fn admits(&self, node: &Node) -> bool {
-        self.required.matches(&node.name, &node.labels) && self.tolerates(node)
+    fn admits(&self, node: &Node, taints: &[Taint]) -> bool {
+        self.required.matches(&node.name, &node.labels) && self.tolerates(taints)
     }
 
-    fn tolerates(&self, node: &Node) -> bool {
-        let taints = Taint::parse_list(Some(&json!(node.taints))).unwrap();
-        untolerated(&taints, &self.tolerations, Effect::keeps_out).is_none()
+    fn tolerates(&self, taints: &[Taint]) -> bool {
+        untolerated(taints, &self.tolerations, Effect::keeps_out).is_none()
     }
 
     fn score(&self, node: &Node) -> i64 {
@@ -73,13 +72,8 @@ fn mk_virtual(random: &mut Random) -> Node {
     node
 }
 
-/// The original may not bear the provider taint; that much the webhook adds.
-fn without_provider(node: &Node) -> Node {
-    let theirs = |taint: &&Value| taint["key"] != names::PROVIDER_TAINT;
-    Node {
-        taints: node.taints.iter().filter(theirs).cloned().collect(),
-        ..node.clone()
-    }
+fn taints(node: &Node) -> Vec<Taint> {
+    Taint::parse_list(Some(&json!(node.taints))).unwrap()
 }
 
 fn check(spec: &Value, avoided: &[String], random: &mut Random) -> [usize; 2] {
@@ -97,19 +91,30 @@ fn check(spec: &Value, avoided: &[String], random: &mut Random) -> [usize; 2] {
 
     let original = Constraint::of(&Constraints::of_spec(spec));
     let above = Constraint::of(&Constraints::of_spec(&pod["spec"]));
-    let lower_nodes: Vec<Node> = (0..LOWER_NODES).map(|_| random.node("lower")).collect();
+    let mut mk_lower = || random.node("lower");
+    let lower_nodes: Vec<(Node, Vec<Taint>)> = (0..LOWER_NODES)
+        .map(|_| mk_lower())
+        .map(|node| (node.clone(), taints(&node)))
+        .collect();
     let mut seen = [0; 2];
     for _ in 0..VIRTUAL_NODES {
         let virtual_node = mk_virtual(random);
-        let below = lower_constraints(&pod, &virtual_node.labels, &rules.ignored_keys).unwrap();
-        let below = Constraint::of(&below);
+        let all = taints(&virtual_node);
+        // The original may not bear the provider taint; that much the webhook adds.
+        let theirs: Vec<Taint> = all
+            .iter()
+            .filter(|taint| *taint.key != *names::PROVIDER_TAINT)
+            .cloned()
+            .collect();
+        let passes_above = above.admits(&virtual_node, &all);
+        let may_be_above = original.tolerates(&theirs) && !avoided.contains(&virtual_node.name);
+        let below =
+            Constraint::of(&lower_constraints(&pod, &virtual_node.labels, &rules.ignored_keys).unwrap());
         let mut scores = BTreeSet::new();
-        for lower in &lower_nodes {
+        for (lower, taints) in &lower_nodes {
             let meant = joined(lower, &virtual_node, &rules.ignored_keys);
-            let wanted = original.admits(&meant)
-                && original.tolerates(&without_provider(&virtual_node))
-                && !avoided.contains(&virtual_node.name);
-            let found = above.admits(&virtual_node) && below.admits(lower);
+            let wanted = original.admits(&meant, taints) && may_be_above;
+            let found = passes_above && below.admits(lower, taints);
             assert_eq!(
                 found, wanted,
                 "{spec}\n{pod}\nabove: {virtual_node:?}\nbelow: {lower:?}"

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Constraints, PREFERRED, REQUIRED, Stash, StashError, into_list, into_object, list_at, put_list,
-    put_required_terms, required_terms,
+    Constraints, PREFERRED, REQUIRED, Stash, StashError, into_list, into_object,
+    label_keys::settle,
+    list_at, put_list, put_required_terms, required_terms,
     terms::{Resolved, resolve},
 };
 use crate::{affinity::AffinityError, names};
@@ -75,15 +76,16 @@ impl VirtualNode<'_> {
         put_list(&mut affinity, "nodeAffinity", PREFERRED, preferred);
         for kind in ["podAffinity", "podAntiAffinity"] {
             for field in [REQUIRED, PREFERRED] {
-                let both = [
-                    list_at(&above, kind, field),
-                    list_at(&stash.affinity, kind, field),
-                ]
-                .concat();
+                let mut both = list_at(&above, kind, field).to_vec();
+                both.iter_mut()
+                    .map(|entry| pod_affinity_term(entry, field))
+                    .for_each(settle);
+                both.extend_from_slice(list_at(&stash.affinity, kind, field));
                 put_list(&mut affinity, kind, field, both);
             }
         }
         let mut spread = into_list(upper.topology_spread_constraints.unwrap_or_default());
+        spread.iter_mut().for_each(settle);
         spread.extend(stash.topology_spread_constraints);
         Ok(Constraints {
             node_selector: (!node_selector.is_empty()).then(|| node_selector.into()),
@@ -131,5 +133,14 @@ impl VirtualNode<'_> {
             }
         }
         Ok(left)
+    }
+}
+
+/// The term itself, which a preference wraps together with its weight.
+fn pod_affinity_term<'a>(entry: &'a mut Value, field: &str) -> &'a mut Value {
+    if field == PREFERRED && entry.get("podAffinityTerm").is_some() {
+        &mut entry["podAffinityTerm"]
+    } else {
+        entry
     }
 }

@@ -9,7 +9,9 @@
 //! The annotation is tensile-kube's: a JSON object whose members may all be missing, whose keys are read in
 //! any case, and which may be `null`. An empty annotation is no stash.
 
+mod check;
 mod keys;
+mod label_keys;
 mod lower;
 mod split;
 mod terms;
@@ -22,10 +24,7 @@ pub use self::{
     lower::lower_constraints,
     split::{Split, SplitError, split},
 };
-use crate::{
-    affinity::{AffinityError, PreferredNodeAffinity, RequiredNodeAffinity, object, parse_list, present},
-    taints::Toleration,
-};
+use crate::affinity::{AffinityError, object, present};
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
@@ -87,35 +86,6 @@ impl Constraints {
             tolerations: member("tolerations"),
             topology_spread_constraints: member("topologySpreadConstraints"),
         }
-    }
-
-    /// Checks that everything in it that Tensile decides on can be read.
-    fn check(&self) -> Result<(), AffinityError> {
-        RequiredNodeAffinity::parse(self.node_selector.as_ref(), self.affinity.as_ref())?;
-        PreferredNodeAffinity::parse(self.affinity.as_ref())?;
-        Toleration::parse_list(self.tolerations.as_ref()).map_err(|error| AffinityError {
-            path: error.path,
-            problem: error.source.to_string(),
-        })?;
-        for kind in ["podAffinity", "podAntiAffinity"] {
-            let Some(terms) = present(self.affinity.as_ref().and_then(|affinity| affinity.get(kind))) else {
-                continue;
-            };
-            let path = format!("affinity.{kind}");
-            for field in [REQUIRED, PREFERRED] {
-                parse_list(
-                    object(terms, &path)?.get(field),
-                    &format!("{path}.{field}"),
-                    object,
-                )?;
-            }
-        }
-        parse_list(
-            self.topology_spread_constraints.as_ref(),
-            "topologySpreadConstraints",
-            object,
-        )
-        .map(drop)
     }
 }
 

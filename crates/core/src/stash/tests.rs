@@ -386,6 +386,28 @@ fn what_speaks_about_virtual_nodes_never_comes_down_from_the_spec() {
 }
 
 #[test]
+fn label_keys_that_the_upper_api_server_has_merged_do_not_go_down_twice() {
+    let selector = json!({"matchExpressions": [req("hash", "In", &["x"])]});
+    let merged = json!({"topologyKey": "zone", "matchLabelKeys": ["hash"], "labelSelector": selector});
+    let settled = json!({"topologyKey": "zone", "labelSelector": selector});
+    let spec = |term: &Value| {
+        json!({
+            "affinity": {
+                "podAffinity": {PREFERRED: [{"weight": 1, "podAffinityTerm": term}]},
+                "podAntiAffinity": {REQUIRED: [term]},
+            },
+            "topologySpreadConstraints": [term],
+        })
+    };
+    assert_eq!(mk_lower(&spec(&merged), None), spec(&settled));
+    assert_eq!(
+        mk_lower(&json!({}), Some(&spec(&merged))),
+        spec(&merged),
+        "the stash never saw an API server"
+    );
+}
+
+#[test]
 fn reads_what_tensile_kube_writes() {
     // The shape of reference/tensile-kube.md: only required node affinity, no ignored keys.
     let stash = json!({
