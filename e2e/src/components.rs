@@ -10,6 +10,9 @@ pub enum Components {
     /// `tensile-virtual-node`.
     #[command(hide = true)]
     VirtualNode(Box<tensile_virtual_node::Args>),
+    /// `tensile-webhook`.
+    #[command(hide = true)]
+    Webhook(Box<tensile_webhook::Args>),
 }
 
 // === impl Components ===
@@ -22,6 +25,7 @@ impl Components {
     pub async fn run(self, shutdown: Shutdown) -> Result<()> {
         match self {
             Self::VirtualNode(args) => tensile_virtual_node::run(*args, shutdown).await,
+            Self::Webhook(args) => Ok(tensile_webhook::run(*args, shutdown).await?),
         }
     }
 }

@@ -31,6 +31,7 @@ mod run;
 mod spec;
 pub mod support;
 pub mod virtual_node;
+pub mod webhook;
 
 pub use binaries::Binaries;
 pub use cluster::Cluster;
