@@ -7,6 +7,11 @@ use serde_json::{Value, json};
 use crate::wire::{ExtenderArgs, Nodes};
 use crate::world::World;
 
+/// Nothing known yet.
+pub(crate) fn mk_empty_world() -> World {
+    World::default()
+}
+
 /// `va` stands for cluster a with the nodes a1 (2 CPUs, 1 in use) and a2 (4 CPUs, 2 in use); `vb` for cluster b with
 /// b1 (8 CPUs, `disk: ssd`). Every node has 8 GiB of memory a CPU.
 pub(crate) fn mk_world() -> World {

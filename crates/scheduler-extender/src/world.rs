@@ -100,6 +100,15 @@ impl Default for Settings {
 // === impl World: what is known ===
 
 impl World {
+    /// Knows nothing yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            ..Self::default()
+        }
+    }
+
     /// Takes in a node of the upper cluster as it is now. Ordinary nodes are none of ours.
     pub fn apply_node(&mut self, name: &str, labels: &BTreeMap<String, String>, pool: Option<Selector>) {
         let ours = labels

@@ -1,0 +1,137 @@
+//! Explanations on the admin port: `/explain` and `/fragments`, as JSON or, if that is what is accepted, text.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write;
+
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use kube::{Api, Client};
+use serde::Serialize;
+use serde_json::Value;
+use tensile_placement::{Explanation, Fragments};
+use tensile_runtime::object::{Pods, Viewed};
+
+use crate::shared::Shared;
+
+/// What the pages show.
+#[derive(Clone)]
+pub struct Pages {
+    /// What the answers depend on.
+    pub shared: Shared,
+    /// The upper cluster, where pods are looked up.
+    pub upper: Client,
+}
+
+/// What a virtual node says, or why it says nothing.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Explained {
+    Known(Box<Explanation>),
+    Error { error: String },
+}
+
+// === impl Pages ===
+
+impl Pages {
+    /// The pages.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/explain", get(explain_named).post(explain_posted))
+            .route("/fragments", get(fragments))
+            .with_state(self)
+    }
+
+    fn explain(&self, pod: &Value, headers: &HeaderMap) -> Response {
+        let explained = self.shared.world().explain(pod);
+        let explained: BTreeMap<String, Explained> = explained
+            .into_iter()
+            .map(|(node, told)| (node, told.into()))
+            .collect();
+        page(headers, &explained, |explained, text| match explained {
+            Explained::Known(explanation) => write!(text, "{explanation}"),
+            Explained::Error { error } => writeln!(text, "unknown: {error}"),
+        })
+    }
+}
+
+impl From<Result<Explanation, String>> for Explained {
+    fn from(told: Result<Explanation, String>) -> Self {
+        match told {
+            Ok(explanation) => Self::Known(Box::new(explanation)),
+            Err(error) => Self::Error { error },
+        }
+    }
+}
+
+/// `GET /explain?pod=namespace/name`
+async fn explain_named(
+    State(pages): State<Pages>,
+    Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+) -> Response {
+    let Some((namespace, name)) = query.get("pod").and_then(|pod| pod.split_once('/')) else {
+        let usage = "give the pod as ?pod=namespace/name, or POST one\n";
+        return (StatusCode::BAD_REQUEST, usage).into_response();
+    };
+    let pods: Api<Viewed<Pods, Value>> = Api::namespaced(pages.upper.clone(), namespace);
+    match pods.get_opt(name).await {
+        Ok(Some(pod)) => pages.explain(&pod.view, &headers),
+        Ok(None) => (
+            StatusCode::NOT_FOUND,
+            format!("there is no pod {namespace}/{name}\n"),
+        )
+            .into_response(),
+        Err(error) => (StatusCode::BAD_GATEWAY, format!("{error}\n")).into_response(),
+    }
+}
+
+/// `POST /explain` with a pod that may not exist yet.
+async fn explain_posted(
+    State(pages): State<Pages>,
+    headers: HeaderMap,
+    Json(mut pod): Json<Value>,
+) -> Response {
+    for (member, stand_in) in [("name", "pod"), ("namespace", "default"), ("uid", "none")] {
+        if pod["metadata"][member].is_null() && pod.is_object() {
+            pod["metadata"][member] = stand_in.into();
+        }
+    }
+    pages.explain(&pod, &headers)
+}
+
+/// `GET /fragments`
+async fn fragments(State(pages): State<Pages>, headers: HeaderMap) -> Response {
+    let world = pages.shared.world();
+    let clusters = world
+        .clusters()
+        .map(|(id, cluster)| (id.to_owned(), Fragments::of(&cluster.model, &[])));
+    let fragments: BTreeMap<String, Fragments> = clusters.collect();
+    drop(world);
+    page(&headers, &fragments, |fragments, text| {
+        write!(text, "{fragments}")
+    })
+}
+
+/// One entry a name, in the form that the client accepts.
+fn page<T: Serialize>(
+    headers: &HeaderMap,
+    entries: &BTreeMap<String, T>,
+    write: impl Fn(&T, &mut String) -> std::fmt::Result,
+) -> Response {
+    let accepts = headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .unwrap_or_default();
+    if !accepts.starts_with("text/") {
+        return Json(entries).into_response();
+    }
+    let mut text = String::new();
+    for (name, entry) in entries {
+        let written = writeln!(text, "{name}:").and_then(|()| write(entry, &mut text));
+        debug_assert!(written.is_ok(), "a string takes any text");
+    }
+    text.into_response()
+}
