@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
@@ -31,6 +32,10 @@ use crate::metrics::{CertificateEnd, Metrics};
 
 /// Lease of the replica that keeps the self-signed certificates.
 const LEASE: &str = "tensile-webhook";
+
+/// How long an idle connection is kept. API servers drop theirs after 90 s (Go's `IdleConnTimeout` in client-go);
+/// if we were first, a review sent at that moment would be lost, and with it a pod.
+const IDLE: Duration = Duration::from_secs(120);
 
 /// Why the webhook cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -215,9 +220,13 @@ impl Webhook {
         };
         registry.register(Box::new(CertificateEnd::new(Arc::clone(&serving))?))?;
         let tls = Tls::new(serving, None, Alpn::Http2AndHttp1)?;
+        let config = serve::Config {
+            head_timeout: IDLE,
+            ..serve::Config::default()
+        };
         let server = Server::new(
             Some(Arc::new(tls)),
-            serve::Config::default(),
+            config,
             serve::Metrics::register(registry, "webhook")?,
         );
         let address = self.args.listen;
