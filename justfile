@@ -56,6 +56,10 @@ deny:
     @if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
     else echo 'cargo-deny is not installed: cargo install --locked cargo-deny'; fi
 
+# What a virtual node costs, against both clusters alone, on simulated nodes; arguments as in e2e/benches/offload.
+bench *args:
+    cargo bench --package e2e --bench offload -- {{ args }}
+
 # What the placement model costs at scale: `just bench-placement [clusters nodes pods]`.
 bench-placement *args:
     cargo bench --package tensile-placement --bench scale -- {{ args }}
