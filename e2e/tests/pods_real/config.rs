@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use e2e::{TestResult, support};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
 use serde_json::{Value, json};
 
@@ -79,8 +79,16 @@ fn config_maps_and_secrets_arrive_in_each_way_of_use() -> TestResult {
     on_site(async |site| {
         let config = mk_config("config", &json!({"a": "one", "b": "two"}));
         let secret = mk_secret("secret", &json!({"password": "three"}));
-        site.apply(&[config, secret]).await?;
-        site.run(&[mk_user()]).await?;
+        let registry = json!({"auths": {"registry.example": {"auth": "dXNlcjpwYXNz"}}}).to_string();
+        let mut pull = mk_secret("pull", &json!({".dockerconfigjson": registry}));
+        pull["type"] = json!("kubernetes.io/dockerconfigjson");
+        site.apply(&[config, secret, pull]).await?;
+        let mut user = mk_user();
+        user["spec"]["imagePullSecrets"] = json!([{"name": "pull"}]);
+        site.run(&[user]).await?;
+        // There is no registry here that would ask for it.
+        let secrets: Api<Secret> = Api::namespaced(site.ground.lower.client().await?, &site.namespace);
+        ensure!(secrets.get("pull").await?.type_.as_deref() == Some("kubernetes.io/dockerconfigjson"));
         let files = "cd /; for f in config/* items/*/* secret/* projected/* missing/* etc/one-file; do
                          [ -f $f ] && echo $f=$(cat $f); done; true";
         let expected = "config/a=one\nconfig/b=two\nitems/folder/renamed=two\nsecret/password=three\n\
@@ -121,15 +129,15 @@ fn a_changed_config_map_reaches_the_mounted_file() -> TestResult {
 fn a_pod_says_what_it_misses_and_runs_once_that_is_there() -> TestResult {
     on_site(async |site| {
         site.apply(&[mk_reader("later")]).await?;
-        let refused = |pod: &Value| pod["status"]["reason"] == "DependencyFailed";
+        let refused = |pod: &Value| pod["status"]["reason"] == "MandatoryConfigMapNotFound";
         let pod = site.await_pod("reader", "to say why it waits", refused).await?;
         ensure!(pod["status"]["phase"] == "Pending");
         ensure!(
-            pod["status"]["message"] == "configmap \"later\": not found",
+            pod["status"]["message"] == "configmap \"later\" not found",
             "{}",
             pod["status"]
         );
-        let selector = "involvedObject.name=reader,reason=DependencyFailed,type=Warning";
+        let selector = "involvedObject.name=reader,reason=MandatoryConfigMapNotFound,type=Warning";
         support::await_condition("an event", DEADLINE, || async {
             let events = site
                 .kubectl_ok(&["get", "events", "-o", "name", "--field-selector", selector])
