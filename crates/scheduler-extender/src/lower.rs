@@ -251,7 +251,14 @@ impl Open {
             return;
         }
         let trusted = doubt.is_none();
-        tracing::info!(cluster = self.feed.id, doubt, "model of the lower cluster");
+        if trusted || cluster.doubt.is_none() {
+            tracing::info!(
+                cluster = self.feed.id,
+                trusted,
+                doubt,
+                "model of the lower cluster"
+            );
+        }
         cluster.doubt = doubt;
         drop(world);
         if trusted {

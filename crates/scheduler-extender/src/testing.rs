@@ -38,6 +38,7 @@ pub(crate) fn mk_world() -> World {
         }
     }
     world.apply_node("ordinary", &BTreeMap::new(), None);
+    world.retain_nodes(|_| true);
     apply_lower_pod(&mut world, "a", &mk_pod("first", "1"), "a1");
     apply_lower_pod(&mut world, "a", &mk_pod("second", "2"), "a2");
     world

@@ -15,6 +15,8 @@ pub struct World {
     /// The operator's decisions.
     pub settings: Settings,
     virtual_nodes: BTreeMap<String, VirtualNode>,
+    /// Whether the upper nodes have been listed: before, a virtual node would be taken for an ordinary one.
+    listed: bool,
     clusters: BTreeMap<String, LowerCluster>,
 }
 
@@ -132,8 +134,9 @@ impl World {
         self.virtual_nodes.remove(name);
     }
 
-    /// Forgets all nodes of the upper cluster but those that `exists` names.
+    /// Forgets all nodes of the upper cluster but those that `exists` names; from then on all are known.
     pub fn retain_nodes(&mut self, exists: impl Fn(&str) -> bool) {
+        self.listed = true;
         self.virtual_nodes.retain(|name, _| exists(name));
     }
 
@@ -150,6 +153,12 @@ impl World {
     /// The lower clusters by id.
     pub fn clusters(&self) -> impl Iterator<Item = (&str, &LowerCluster)> {
         self.clusters.iter().map(|(id, cluster)| (id.as_str(), cluster))
+    }
+
+    /// Whether it is known which nodes are virtual.
+    #[must_use]
+    pub fn is_listed(&self) -> bool {
+        self.listed
     }
 
     /// The virtual node of this name; `None` for ordinary nodes.

@@ -8,6 +8,9 @@ use crate::world::{Answer, World, uid};
 /// Why the pod is not bound.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BindError {
+    /// It is not known yet which nodes are virtual.
+    #[error("the nodes of the upper cluster have not been listed yet")]
+    NotListed,
     /// Between filter and bind the place was lost.
     #[error("{node} has no place for the pod any more: {reason}")]
     Lost {
@@ -24,6 +27,9 @@ pub enum BindError {
 /// # Errors
 /// When the pod does not fit any more; the scheduler then tries again.
 pub fn bind(world: &mut World, pod: &Value, node: &str) -> Result<Option<String>, BindError> {
+    if !world.is_listed() {
+        return Err(BindError::NotListed);
+    }
     let mut lowering = Lowering::new(pod);
     let origin = uid(pod);
     match world.answer_without(&mut lowering, node, &[origin]) {
@@ -65,6 +71,14 @@ mod tests {
         );
         world.release(uid(&mk_pod("p", "6")));
         assert_eq!(bind(&mut world, &mk_pod("q", "6"), "vb"), Ok(Some("b1".into())));
+    }
+
+    #[test]
+    fn nothing_is_bound_before_it_is_known_which_nodes_are_virtual() {
+        assert_eq!(
+            bind(&mut World::default(), &mk_pod("p", "1"), "vb"),
+            Err(BindError::NotListed)
+        );
     }
 
     #[test]

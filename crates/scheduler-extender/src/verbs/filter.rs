@@ -9,6 +9,9 @@ use crate::world::{Answer, World};
 /// Answers a filter request. Ordinary nodes pass.
 #[must_use]
 pub fn filter(world: &World, args: &ExtenderArgs) -> ExtenderFilterResult {
+    if !world.is_listed() {
+        return ExtenderFilterResult::error(&"the nodes of the upper cluster have not been listed yet");
+    }
     let mut lowering = Lowering::new(&args.pod);
     let mut now = BTreeMap::new();
     let mut never = BTreeMap::new();
@@ -71,6 +74,16 @@ mod tests {
         ] {
             assert_eq!(filtered(&world, &mk_pod("p", cpu)), wanted, "{cpu} CPUs");
         }
+    }
+
+    #[test]
+    fn nothing_passes_before_it_is_known_which_nodes_are_virtual() {
+        let answer = filter(&World::default(), &mk_args(&mk_pod("p", "1"), &["va"]));
+        assert_eq!(
+            answer.error,
+            "the nodes of the upper cluster have not been listed yet"
+        );
+        assert_eq!(answer.node_names, None);
     }
 
     #[test]
