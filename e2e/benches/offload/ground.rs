@@ -199,6 +199,7 @@ impl Ground {
         let mut times = CpuTimes::default();
         times.add_cluster(&self.upper)?;
         times.add_cluster(&self.lower)?;
+        times.add_own_thread(LOAD)?;
         if let Some(node) = node {
             let process: &Process = &node.component;
             times.add(VIRTUAL_NODE, process)?;

@@ -83,12 +83,12 @@ fn facts(args: &Args) -> Vec<String> {
 
 async fn measure(args: &Args, report: &mut Report) -> Result<()> {
     let ground = Ground::start(args.nodes).await?;
-    let mut paced = Paced::alone(&ground, args).await?;
     // Its figures come after those of the bursts, in the middle of which they are measured.
     let mut resident = Report::default();
     let bursts = bursts(&ground, args, report, &mut resident).await;
     report.lines.append(&mut resident.lines);
     let bursts = bursts?;
+    let mut paced = Paced::alone(&ground, args).await?;
     let node = ground.start_node().await?;
     paced.through(&ground, args).await?;
     ground.stop_node(node).await?;

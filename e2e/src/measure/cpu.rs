@@ -37,6 +37,21 @@ impl CpuTimes {
         Ok(())
     }
 
+    /// Adds the calling thread, which makes the load.
+    ///
+    /// # Errors
+    /// The kernel does not count (`CONFIG_SCHED_INFO`).
+    pub fn add_own_thread(&mut self, name: &str) -> Result<()> {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+        let nanoseconds: f64 = text
+            .split_whitespace()
+            .next()
+            .context("/proc/thread-self/schedstat is empty")?
+            .parse()?;
+        self.0.insert(name.to_owned(), nanoseconds / 1e9);
+        Ok(())
+    }
+
     /// What was used since `earlier`; a process that came later counts from its start.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
@@ -79,6 +94,19 @@ pub fn peak_rss(process: &Process) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_own_thread_is_charged_for_its_work() {
+        let now = || {
+            let mut times = CpuTimes::default();
+            times.add_own_thread("me").unwrap();
+            times
+        };
+        let before = now();
+        let work = (0..3_000_000_u64).fold(0, |sum, n| std::hint::black_box(sum ^ n));
+        let used = now().since(&before).of("me");
+        assert!(used > 0.0 && used < 60.0, "{used} s for {work}");
+    }
 
     #[test]
     fn a_difference_counts_new_processes_from_their_start() {
