@@ -15,7 +15,7 @@ pub const TRIPPED_LABELS: &str = "tripped-labels";
 
 /// Label on every lower object of ours: UID of the upper cluster's kube-system namespace.
 pub const ORIGIN_CLUSTER: &str = "tensile.dev/origin-cluster";
-/// Label on lower pods: the virtual node that the upper pod is bound to.
+/// Label on lower pods: the virtual node that the upper pod is bound to; on other copies: the one that made them.
 pub const ORIGIN_NODE: &str = "tensile.dev/origin-node";
 /// Label on every lower object of ours: UID of the upper object.
 pub const ORIGIN_UID: &str = "tensile.dev/origin-uid";

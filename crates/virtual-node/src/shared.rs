@@ -122,6 +122,7 @@ impl Shared {
                 .as_deref()
                 .unwrap_or_default()
                 .into(),
+            ours: false,
         };
         self.object(
             kind,
@@ -139,6 +140,7 @@ impl Shared {
             version: annotation(object, tensile_core::names::INTENT)
                 .unwrap_or_default()
                 .into(),
+            ours: maker(object).is_none_or(|maker| maker == self.node_name),
         };
         self.object(
             kind,
@@ -201,4 +203,10 @@ fn label<'a>(pod: &'a LowerPod, key: &str) -> Option<&'a String> {
 
 fn annotation<'a, K>(object: &'a Meta<K>, key: &str) -> Option<&'a str> {
     object.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+/// The virtual node that made a copy.
+fn maker<K>(copy: &Meta<K>) -> Option<&str> {
+    let labels = copy.metadata.labels.as_ref()?;
+    labels.get(tensile_core::names::ORIGIN_NODE).map(String::as_str)
 }

@@ -33,7 +33,8 @@ pub fn decide(key: &ObjectKey, object: &Object) -> Step {
             Step::Renew(lower.uid.clone())
         }
         (Some(_), Some(_)) if needed => Step::Wait,
-        (_, Some(lower)) => Step::Remove(lower.uid.clone()),
+        (upper, Some(lower)) if lower.ours || upper.is_none() => Step::Remove(lower.uid.clone()),
+        (_, Some(_)) => Step::Wait,
         (_, None) => Step::Wait,
     }
 }
@@ -51,6 +52,7 @@ mod tests {
             Some(Side {
                 uid: version.into(),
                 version: version.into(),
+                ours: true,
             })
         };
         for (upper, lower, users, step) in [
@@ -80,11 +82,35 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_that_another_virtual_node_made_is_left_to_it_while_there_is_an_original() {
+        let side = |ours| {
+            Some(Side {
+                uid: "u".into(),
+                version: "1".into(),
+                ours,
+            })
+        };
+        let key = ObjectKey {
+            kind: Kind::Secret,
+            key: Key::new("ns", "a"),
+        };
+        for (upper, step) in [(side(true), Step::Wait), (None, Step::Remove("u".into()))] {
+            let object = Object {
+                upper,
+                lower: side(false),
+                ..Object::default()
+            };
+            assert_eq!(decide(&key, &object), step);
+        }
+    }
+
+    #[test]
     fn a_namespace_is_made_and_never_removed() {
         let key = ObjectKey::namespace("ns");
         let lower = Some(Side {
             uid: "u".into(),
             version: "".into(),
+            ours: true,
         });
         assert_eq!(decide(&key, &Object::default()), Step::Create);
         assert_eq!(

@@ -15,6 +15,9 @@ pub struct Side {
     pub uid: Box<str>,
     /// Above: `metadata.resourceVersion`. Below: the version of the original that the copy was made from.
     pub version: Box<str>,
+    /// Below: whether this virtual node made the copy, and so removes it. Another one in front of the same lower
+    /// cluster may need it for a pod that is not there yet.
+    pub ours: bool,
 }
 
 /// An object and who needs it.
@@ -205,6 +208,7 @@ mod tests {
         Some(Side {
             uid: "u".into(),
             version: version.into(),
+            ours: true,
         })
     }
 

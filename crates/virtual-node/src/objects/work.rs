@@ -102,9 +102,11 @@ impl Worker {
             Kind::ConfigMap => RefKind::ConfigMap,
             Kind::Secret => RefKind::Secret,
         };
-        translate::object::to_lower(&upper, kind, &settings.origin_cluster, &key.key.namespace)
-            .map(Some)
-            .map_err(|error| ApiError::Refused(error.to_string()))
+        let mut copy =
+            translate::object::to_lower(&upper, kind, &settings.origin_cluster, &key.key.namespace)
+                .map_err(|error| ApiError::Refused(error.to_string()))?;
+        copy["metadata"]["labels"][names::ORIGIN_NODE] = settings.node_name.as_str().into();
+        Ok(Some(copy))
     }
 
     /// The copy is there; the watch will show the same.
@@ -114,12 +116,12 @@ impl Worker {
             .as_str()
             .unwrap_or_default()
             .into();
-        let woken = self
-            .context
-            .shared
-            .lock()
-            .objects
-            .set_lower(key, Some(Side { uid, version }));
+        let side = Side {
+            uid,
+            version,
+            ours: true,
+        };
+        let woken = self.context.shared.lock().objects.set_lower(key, Some(side));
         self.context.shared.wake(woken);
     }
 
