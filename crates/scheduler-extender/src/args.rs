@@ -26,7 +26,7 @@ pub struct Args {
     /// Its private key, PEM.
     #[arg(long, env = "TLS_PRIVATE_KEY_FILE", requires = "tls_cert_file")]
     pub tls_private_key_file: Option<PathBuf>,
-    /// Folder of kubeconfigs of the lower clusters, one file <id>.kubeconfig each; followed as it changes.
+    /// Folder of kubeconfigs of the lower clusters, one file `<id>.kubeconfig` each; followed as it changes.
     #[arg(long, env = "CLUSTERS_DIR")]
     pub clusters_dir: PathBuf,
     /// What a cluster that cannot be judged means: nothing is placed there, or the node's own status decides.
