@@ -91,6 +91,12 @@ impl UpperSide {
         let body = pod.spec.map(|spec| Body::new(pod.metadata, spec));
         let body_hash = body.as_ref().map_or(0, Body::hash);
         let known = before.filter(|before| *before.uid == *uid && before.body_hash == body_hash);
+        // The API server counts a deletion as a generation. The lower pod carries out what it did before, so that
+        // there is nothing to say about it.
+        let generation = match known {
+            Some(known) if deletion.is_some() => known.generation,
+            _ => generation.unwrap_or_default(),
+        };
         let (gates, references, body) = match known {
             Some(known) if known.gates.is_empty() => {
                 (Box::default(), known.references.clone(), known.body.clone())
@@ -106,7 +112,7 @@ impl UpperSide {
         Self {
             uid: uid.into(),
             version,
-            generation: generation.unwrap_or_default(),
+            generation,
             phase: status["phase"].as_str().unwrap_or("Pending").into(),
             deletion,
             not_offloaded,

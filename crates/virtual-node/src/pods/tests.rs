@@ -258,3 +258,20 @@ fn what_the_watch_has_shown_is_not_undone_by_a_late_answer() {
     index.adopt(&key, "u1", mk_lower(&json!({})));
     assert!(index.get(&key).unwrap().lower.is_none());
 }
+
+#[test]
+fn a_deletion_alone_says_nothing_new_about_the_status() {
+    let key = Key::new("ns", "p");
+    let ran = json!({"phase": "Running", "startTime": "2026-01-01T00:00:00Z", "observedGeneration": 1});
+    let mut index = Index::default();
+    index.apply_upper(&key, mk_pod(&json!({"status": ran})));
+    index.apply_lower(&key, mk_lower(&json!({"status": ran})));
+    let mut deleting = json(DELETING);
+    json_patch::merge(
+        &mut deleting,
+        &json!({"metadata": {"resourceVersion": "11", "generation": 2}, "status": ran}),
+    );
+    index.apply_upper(&key, mk_pod(&deleting));
+    let step = decide(index.get(&key).unwrap(), HOST_IP);
+    assert_eq!(name(&step), "delete lower Some(30) None");
+}
