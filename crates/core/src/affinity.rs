@@ -8,9 +8,12 @@
 use serde_json::{Map, Value};
 
 use crate::labels::LabelLookup;
+use crate::read::{Under, list, member, object, present, string, text};
 
 /// The only node field that a requirement of `matchFields` can name.
 pub const NAME_FIELD: &str = "metadata.name";
+const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 /// Longest label value that Kubernetes accepts (apimachinery `LabelValueMaxLength`).
 const LABEL_VALUE_MAX: usize = 63;
 
@@ -84,24 +87,18 @@ impl RequiredNodeAffinity {
     /// # Errors
     /// When a field of them has the wrong type or an unknown operator.
     pub fn parse(node_selector: Option<&Value>, affinity: Option<&Value>) -> Result<Self, AffinityError> {
-        const PATH: &str = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution";
-        let selector = match present(node_selector) {
-            None => Vec::new(),
-            Some(map) => parse_selector(map, "nodeSelector")?,
-        };
-        let required = node_affinity(affinity)?
-            .and_then(|node| present(node.get("requiredDuringSchedulingIgnoredDuringExecution")));
-        let terms = match required {
+        let selector = present(node_selector)
+            .map(read_selector)
+            .transpose()
+            .under("nodeSelector")?;
+        let terms = match node_affinity(affinity)? {
             None => None,
-            Some(required) => {
-                let path = format!("{PATH}.nodeSelectorTerms");
-                Some(parse_list(
-                    object(required, PATH)?.get("nodeSelectorTerms"),
-                    &path,
-                    Term::parse,
-                )?)
-            }
+            Some(node) => member(node, REQUIRED, |required| {
+                list(object(required)?, "nodeSelectorTerms", Term::read)
+            })
+            .under("affinity.nodeAffinity")?,
         };
+        let selector = selector.unwrap_or_default();
         Ok(Self { selector, terms })
     }
 
@@ -127,19 +124,21 @@ impl PreferredNodeAffinity {
     /// # Errors
     /// When a field of them has the wrong type or an unknown operator.
     pub fn parse(affinity: Option<&Value>) -> Result<Self, AffinityError> {
-        const PATH: &str = "affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution";
-        let list = node_affinity(affinity)?
-            .and_then(|node| node.get("preferredDuringSchedulingIgnoredDuringExecution"));
-        let mut terms = parse_list(list, PATH, |value, path| {
-            let preference = object(value, path)?;
+        let Some(node) = node_affinity(affinity)? else {
+            return Ok(Self::default());
+        };
+        let read = |preference: &Value| {
+            let preference = object(preference)?;
             let weight = preference
                 .get("weight")
                 .and_then(Value::as_i64)
                 .unwrap_or_default();
-            let empty = Value::Object(Map::new());
-            let term = preference.get("preference").unwrap_or(&empty);
-            Ok((weight, Term::parse(term, &format!("{path}.preference"))?))
-        })?;
+            Ok((
+                weight,
+                member(preference, "preference", Term::read)?.unwrap_or_default(),
+            ))
+        };
+        let mut terms = list(node, PREFERRED, read).under("affinity.nodeAffinity")?;
         terms.retain(|(weight, term)| *weight != 0 && !term.is_empty());
         Ok(Self { terms })
     }
@@ -163,18 +162,14 @@ impl Term {
     /// # Errors
     /// When a field of it has the wrong type or an unknown operator.
     pub fn parse(term: &Value, path: &str) -> Result<Self, AffinityError> {
-        let term = object(term, path)?;
+        Self::read(term).under(path)
+    }
+
+    fn read(term: &Value) -> Result<Self, AffinityError> {
+        let term = object(term)?;
         Ok(Self {
-            expressions: parse_list(
-                term.get("matchExpressions"),
-                &format!("{path}.matchExpressions"),
-                Requirement::parse,
-            )?,
-            fields: parse_list(
-                term.get("matchFields"),
-                &format!("{path}.matchFields"),
-                Requirement::parse_field,
-            )?,
+            expressions: list(term, "matchExpressions", Requirement::read)?,
+            fields: list(term, "matchFields", Requirement::read_field)?,
         })
     }
 
@@ -202,19 +197,16 @@ impl Term {
 // === impl Requirement ===
 
 impl Requirement {
-    /// Compiles a requirement on a label; `path` is where it stands, for errors.
+    /// Compiles a requirement on a label. Paths in errors begin at the requirement.
     ///
     /// # Errors
     /// When a field of it has the wrong type, the operator is unknown, or the number of values is not the
     /// operator's.
-    pub fn parse(requirement: &Value, path: &str) -> Result<Self, AffinityError> {
-        let map = object(requirement, path)?;
-        let key = string(map.get("key"), &format!("{path}.key"))?;
-        let operator = string(map.get("operator"), &format!("{path}.operator"))?;
-        let values = parse_list(map.get("values"), &format!("{path}.values"), |value, path| {
-            string(Some(value), path)
-        })?;
-        let wrong_count = |problem: &str| Err(error(&format!("{path}.values"), problem));
+    pub fn read(requirement: &Value) -> Result<Self, AffinityError> {
+        let map = object(requirement)?;
+        let (key, operator) = (text(map, "key")?, text(map, "operator")?);
+        let values = list(map, "values", string)?;
+        let wrong_count = |problem: &str| Err(AffinityError::new(problem).under("values"));
         let test = match operator {
             "In" | "NotIn" if values.is_empty() => {
                 return wrong_count("In and NotIn need at least one value");
@@ -231,9 +223,9 @@ impl Requirement {
             "Gt" => values[0].parse().map_or(Test::Never, Test::Gt),
             "Lt" => values[0].parse().map_or(Test::Never, Test::Lt),
             other => {
-                let problem =
-                    format!("unknown operator {other:?}; known are In, NotIn, Exists, DoesNotExist, Gt, Lt");
-                return Err(error(&format!("{path}.operator"), &problem));
+                let known = "In, NotIn, Exists, DoesNotExist, Gt, Lt";
+                let problem = format!("unknown operator {other:?}; known are {known}");
+                return Err(AffinityError::new(&problem).under("operator"));
             }
         };
         Ok(Self {
@@ -246,27 +238,21 @@ impl Requirement {
     ///
     /// # Errors
     /// When it is anything else, which the API server refuses too.
-    pub fn parse_field(requirement: &Value, path: &str) -> Result<Self, AffinityError> {
-        let map = object(requirement, path)?;
-        let key = string(map.get("key"), &format!("{path}.key"))?;
+    fn read_field(requirement: &Value) -> Result<Self, AffinityError> {
+        let map = object(requirement)?;
+        let key = text(map, "key")?;
         if key != NAME_FIELD {
-            return Err(error(&format!("{path}.key"), "the only field is metadata.name"));
+            return Err(AffinityError::new("the only field is metadata.name").under("key"));
         }
-        let values = parse_list(map.get("values"), &format!("{path}.values"), |value, path| {
-            string(Some(value), path)
-        })?;
-        let [value] = values[..] else {
-            return Err(error(
-                &format!("{path}.values"),
-                "a field requirement needs exactly one value",
-            ));
+        let [value] = list(map, "values", string)?[..] else {
+            return Err(AffinityError::new("a field requirement needs exactly one value").under("values"));
         };
-        let test = match string(map.get("operator"), &format!("{path}.operator"))? {
+        let test = match text(map, "operator")? {
             "In" => Test::In(vec![value.into()]),
             "NotIn" => Test::NotIn(vec![value.into()]),
             other => {
                 let problem = format!("unknown operator {other:?}; known for fields are In and NotIn");
-                return Err(error(&format!("{path}.operator"), &problem));
+                return Err(AffinityError::new(&problem).under("operator"));
             }
         };
         Ok(Self {
@@ -297,78 +283,19 @@ impl Requirement {
     }
 }
 
-/// An absent field and an explicit `null` are the same to the API server.
-pub(crate) fn present(value: Option<&Value>) -> Option<&Value> {
-    value.filter(|value| !value.is_null())
-}
-
 fn node_affinity(affinity: Option<&Value>) -> Result<Option<&Map<String, Value>>, AffinityError> {
     let Some(affinity) = present(affinity) else {
         return Ok(None);
     };
-    let node = present(object(affinity, "affinity")?.get("nodeAffinity"));
-    node.map(|node| object(node, "affinity.nodeAffinity")).transpose()
+    member(object(affinity).under("affinity")?, "nodeAffinity", object).under("affinity")
 }
 
-fn parse_selector(map: &Value, path: &str) -> Result<Vec<Label>, AffinityError> {
-    object(map, path)?
-        .iter()
-        .map(|(key, value)| {
-            Ok((
-                Box::from(key.as_str()),
-                string(Some(value), &format!("{path}[{key}]"))?.into(),
-            ))
-        })
-        .collect()
-}
-
-pub(crate) fn parse_list<'a, T>(
-    list: Option<&'a Value>,
-    path: &str,
-    parse: impl Fn(&'a Value, &str) -> Result<T, AffinityError>,
-) -> Result<Vec<T>, AffinityError> {
-    match present(list) {
-        None => Ok(Vec::new()),
-        Some(Value::Array(items)) => items
-            .iter()
-            .enumerate()
-            .map(|(index, item)| parse(item, &format!("{path}[{index}]")))
-            .collect(),
-        Some(other) => Err(wrong_type(path, "a list", other)),
-    }
-}
-
-pub(crate) fn object<'a>(value: &'a Value, path: &str) -> Result<&'a Map<String, Value>, AffinityError> {
-    value
-        .as_object()
-        .ok_or_else(|| wrong_type(path, "an object", value))
-}
-
-fn string<'a>(value: Option<&'a Value>, path: &str) -> Result<&'a str, AffinityError> {
-    match value {
-        None | Some(Value::Null) => Err(error(path, "is missing")),
-        Some(Value::String(text)) => Ok(text),
-        Some(other) => Err(wrong_type(path, "a string", other)),
-    }
-}
-
-fn wrong_type(path: &str, wanted: &str, found: &Value) -> AffinityError {
-    let found = match found {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+fn read_selector(map: &Value) -> Result<Vec<Label>, AffinityError> {
+    let label = |(key, value): (&String, &Value)| {
+        let value = string(value).map_err(|error| error.under(&format!("[{key}]")))?;
+        Ok((Box::from(key.as_str()), value.into()))
     };
-    error(path, &format!("must be {wanted}, is {found}"))
-}
-
-fn error(path: &str, problem: &str) -> AffinityError {
-    AffinityError {
-        path: path.to_owned(),
-        problem: problem.to_owned(),
-    }
+    object(map)?.iter().map(label).collect()
 }
 
 /// Whether Kubernetes accepts the text as a label's value.

@@ -10,6 +10,7 @@ pub mod hash;
 pub mod labels;
 pub mod names;
 pub mod quantity;
+mod read;
 pub mod refs;
 pub mod resources;
 pub mod stash;

@@ -73,7 +73,7 @@ fn mk_body() -> Vec<u8> {
     let container = |name: &str| {
         json!({
             "name": name, "image": "registry.example/team/image@sha256:0123456789abcdef", "imagePullPolicy": "IfNotPresent",
-            "env": (0..8).map(|index| json!({"name": format!("VARIABLE_{index}"), "value": "some value of a variable"})).collect::<Vec<_>>(),
+            "env": (0..16).map(|index| json!({"name": format!("VARIABLE_{index}"), "value": "some value of a variable"})).collect::<Vec<_>>(),
             "ports": [{"containerPort": 8080, "name": "http", "protocol": "TCP"}],
             "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "256Mi"}},
             "livenessProbe": {"httpGet": {"path": "/healthz", "port": "http", "scheme": "HTTP"}, "periodSeconds": 10},
@@ -165,7 +165,7 @@ async fn serve(webhook: bool) -> Result<(), Box<dyn std::error::Error>> {
     let tls = Tls::new(serving, None, Alpn::Http2AndHttp1)?;
     let metrics = serve::Metrics::register(&registry, "bench")?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    println!("{}\n{}", listener.local_addr()?, pair.cert);
+    println!("{}\n{}", listener.local_addr()?, pair.cert.trim());
     let server = Server::new(Some(Arc::new(tls)), serve::Config::default(), metrics);
     server.run(listener, router, Shutdown::default().token()).await;
     Ok(())

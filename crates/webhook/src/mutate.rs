@@ -157,6 +157,7 @@ fn decide(
     }
     let object = request
         .object
+        .as_ref()
         .ok_or_else(|| Obstacle::NotUnderstood("request.object is missing".to_owned()))?;
     let pod = Pod::parse(object).map_err(|error| Obstacle::NotUnderstood(error.to_string()))?;
     let namespace = surroundings.namespace(name);
@@ -210,7 +211,7 @@ fn changed(pod: &Pod, rules: &Rules, policy: WhenUnreachable, avoided: &[String]
 
     let stashed = pod.annotation(names::CLUSTER_SELECTOR).unwrap_or_default();
     let before = Stash::decode(stashed)?;
-    let done = split(&own, before.clone(), &rules.ignored_keys, tolerations::is_ours)?;
+    let done = split(own, before.clone(), &rules.ignored_keys, tolerations::is_ours)?;
     let mut upper = done.upper;
     upper.tolerations = tolerations::complete(upper.tolerations, policy)
         .map(Some)

@@ -2,9 +2,12 @@
 //! understood can be named.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 
-use serde::Deserialize;
-use serde::de::Error;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tensile_core::stash::Constraints;
@@ -44,15 +47,25 @@ pub struct PodError {
     pub source: serde_json::Error,
 }
 
-#[derive(Deserialize)]
-struct Object<'a> {
+/// A pod whose parts are found but not read.
+#[derive(Debug, Deserialize)]
+pub struct Object<'a> {
     #[serde(borrow, default)]
-    metadata: Option<&'a RawValue>,
+    metadata: Option<Loose<Metadata<'a>>>,
     #[serde(borrow, default)]
-    spec: Option<&'a RawValue>,
+    spec: Option<Loose<Spec<'a>>>,
 }
 
-#[derive(Deserialize)]
+/// A `T` if the JSON is an object; anything else is passed over, so that it can be named later.
+#[derive(Debug)]
+pub enum Loose<T> {
+    /// An object.
+    Is(T),
+    /// No object.
+    IsNot,
+}
+
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata<'a> {
     #[serde(borrow, default)]
@@ -63,7 +76,7 @@ struct Metadata<'a> {
     owner_references: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Spec<'a> {
     #[serde(borrow, default)]
@@ -83,10 +96,10 @@ impl Pod {
     ///
     /// # Errors
     /// When a part that decisions need has another type than it should.
-    pub fn parse(object: &RawValue) -> Result<Self, PodError> {
-        let object: Object<'_> = read("object", object)?;
-        let metadata: Metadata<'_> = read("metadata", there("metadata", object.metadata)?)?;
-        let spec: Spec<'_> = read("spec", there("spec", object.spec)?)?;
+    pub fn parse(object: &Loose<Object<'_>>) -> Result<Self, PodError> {
+        let object = there("object", Some(object))?;
+        let metadata = there("metadata", object.metadata.as_ref())?;
+        let spec = there("spec", object.spec.as_ref())?;
         Ok(Self {
             labels: part("metadata.labels", metadata.labels)?,
             annotations: part("metadata.annotations", metadata.annotations)?,
@@ -139,18 +152,69 @@ fn part<'a, T: Deserialize<'a>>(
     field: &'static str,
     raw: Option<&'a RawValue>,
 ) -> Result<Option<T>, PodError> {
-    raw.map(|raw| read(field, raw)).transpose()
+    let read =
+        |raw: &'a RawValue| serde_json::from_str(raw.get()).map_err(|source| PodError { field, source });
+    raw.map(read).transpose()
 }
 
-fn read<'a, T: Deserialize<'a>>(field: &'static str, raw: &'a RawValue) -> Result<T, PodError> {
-    serde_json::from_str(raw.get()).map_err(|source| PodError { field, source })
-}
-
-fn there<'a>(field: &'static str, raw: Option<&'a RawValue>) -> Result<&'a RawValue, PodError> {
-    raw.ok_or_else(|| PodError {
+/// A part that must be there and be an object.
+fn there<'a, T>(field: &'static str, part: Option<&'a Loose<T>>) -> Result<&'a T, PodError> {
+    let wrong = |problem: &str| PodError {
         field,
-        source: serde_json::Error::custom("is missing"),
-    })
+        source: serde_json::Error::custom(problem),
+    };
+    match part {
+        Some(Loose::Is(part)) => Ok(part),
+        Some(Loose::IsNot) => Err(wrong("must be an object")),
+        None => Err(wrong("is missing")),
+    }
+}
+
+// === impl Loose ===
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Loose<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(LooseVisitor(PhantomData))
+    }
+}
+
+struct LooseVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for LooseVisitor<T> {
+    type Value = Loose<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Loose::Is)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Loose::IsNot)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Loose::IsNot)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(Loose::IsNot)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(Loose::IsNot)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(Loose::IsNot)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(Loose::IsNot)
+    }
 }
 
 /// What a member of `spec` was before and is after.

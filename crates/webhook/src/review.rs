@@ -1,7 +1,7 @@
 //! AdmissionReview as bytes: slim and borrowed on the way in, written straight out on the way back.
 //!
-//! Only what decisions need is looked at; the pod itself stays the bytes that arrived. `v1` and `v1beta1`
-//! have the same shape here, and the answer carries the version of the question.
+//! One pass over the body finds the parts of the pod that decisions need; each stays the bytes that arrived until
+//! it is read. `v1` and `v1beta1` have the same shape here, and the answer carries the version of the question.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use json_patch::PatchOperation;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+
+use crate::pod::{Loose, Object};
 
 const KIND: &str = "AdmissionReview";
 const VERSIONS: [&str; 2] = ["admission.k8s.io/v1", "admission.k8s.io/v1beta1"];
@@ -47,9 +48,9 @@ pub struct Request<'a> {
     /// `CREATE`, `UPDATE`, `DELETE` or `CONNECT`.
     #[serde(borrow)]
     pub operation: Cow<'a, str>,
-    /// The object, unread.
+    /// The object, as far as it is a pod.
     #[serde(borrow, default)]
-    pub object: Option<&'a RawValue>,
+    pub object: Option<Loose<Object<'a>>>,
 }
 
 /// Group and kind of an object.

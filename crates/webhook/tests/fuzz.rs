@@ -218,8 +218,8 @@ fn no_annotation_makes_it_panic_and_what_is_read_is_kept() {
             "read as written"
         );
         let pod = &pods[bytes.len() % pods.len()];
-        if let Ok(done) = split(pod, Some(stash), &ignored, |_| false) {
-            let again = split(&done.upper, Some(done.stash.clone()), &ignored, |_| false).unwrap();
+        if let Ok(done) = split(pod.clone(), Some(stash), &ignored, |_| false) {
+            let again = split(done.upper.clone(), Some(done.stash.clone()), &ignored, |_| false).unwrap();
             assert_eq!(again, done, "twice is once");
         }
         true

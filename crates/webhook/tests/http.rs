@@ -166,7 +166,7 @@ async fn reviews_are_counted_by_outcome() {
     for body in [
         "nonsense".to_owned(),
         mk_review(&mk_pod(&json!({}))).to_string(),
-        mk_review(&json!({"spec": {}})).to_string(),
+        mk_review(&json!({"metadata": {}, "spec": {}})).to_string(),
     ] {
         router
             .clone()

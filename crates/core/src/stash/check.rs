@@ -7,10 +7,8 @@ use serde_json::Value;
 
 use super::{Constraints, PREFERRED, REQUIRED, list_at, required_terms};
 use crate::{
-    affinity::{
-        AffinityError, PreferredNodeAffinity, RequiredNodeAffinity, is_label_value, object, parse_list,
-        present,
-    },
+    affinity::{AffinityError, PreferredNodeAffinity, RequiredNodeAffinity, is_label_value},
+    read::{Under, entries, list, member, object, present},
     taints::Toleration,
 };
 
@@ -29,24 +27,22 @@ impl Constraints {
             path: error.path,
             problem: error.source.to_string(),
         })?;
+        let affinity = present(self.affinity.as_ref())
+            .map(object)
+            .transpose()
+            .under("affinity")?;
         for kind in ["podAffinity", "podAntiAffinity"] {
-            let Some(terms) = present(self.affinity.as_ref().and_then(|affinity| affinity.get(kind))) else {
-                continue;
+            let Some(affinity) = affinity else { continue };
+            let read = |terms| {
+                let terms = object(terms)?;
+                list(terms, REQUIRED, object)?;
+                list(terms, PREFERRED, object).map(drop)
             };
-            let path = format!("affinity.{kind}");
-            for field in [REQUIRED, PREFERRED] {
-                parse_list(
-                    object(terms, &path)?.get(field),
-                    &format!("{path}.{field}"),
-                    object,
-                )?;
-            }
+            member(affinity, kind, read).under("affinity")?;
         }
-        parse_list(
-            self.topology_spread_constraints.as_ref(),
-            "topologySpreadConstraints",
-            object,
-        )?;
+        if let Some(spread) = present(self.topology_spread_constraints.as_ref()) {
+            entries(spread, object).under("topologySpreadConstraints")?;
+        }
         self.check_labels()
     }
 

@@ -18,13 +18,15 @@ mod terms;
 #[cfg(test)]
 mod tests;
 
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
 pub use self::{
     lower::lower_constraints,
     split::{Split, SplitError, split},
 };
-use crate::affinity::{AffinityError, object, present};
+use crate::affinity::AffinityError;
+use crate::read::{Under, object, present};
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
@@ -111,7 +113,9 @@ impl Stash {
             return Ok(Some(Self::default()));
         }
         keys::canonicalise(&mut value);
-        object(&value, "the top").map_err(StashError::from_annotation)?;
+        object(&value)
+            .under("the top")
+            .map_err(StashError::from_annotation)?;
         Constraints::of_spec(&value)
             .check()
             .map_err(StashError::from_annotation)?;
@@ -129,30 +133,30 @@ impl Stash {
     /// The annotation's text.
     #[must_use]
     pub fn encode(&self) -> String {
-        let mut members = self.unknown.clone();
-        let mut put = |name: &str, value: Value, empty: bool| {
-            if !empty {
-                members.insert(name.to_owned(), value);
-            }
-        };
-        put(
-            "nodeSelector",
-            self.node_selector.clone().into(),
-            self.node_selector.is_empty(),
-        );
-        put("affinity", self.affinity.clone().into(), self.affinity.is_empty());
-        put(
-            "tolerations",
-            self.tolerations.clone().into(),
-            self.tolerations.is_empty(),
-        );
-        let spread = &self.topology_spread_constraints;
-        put(
-            "topologySpreadConstraints",
-            spread.clone().into(),
-            spread.is_empty(),
-        );
-        Value::Object(members).to_string()
+        // Serialising JSON values into a string cannot fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl Serialize for Stash {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        if !self.affinity.is_empty() {
+            map.serialize_entry("affinity", &self.affinity)?;
+        }
+        if !self.node_selector.is_empty() {
+            map.serialize_entry("nodeSelector", &self.node_selector)?;
+        }
+        if !self.tolerations.is_empty() {
+            map.serialize_entry("tolerations", &self.tolerations)?;
+        }
+        if !self.topology_spread_constraints.is_empty() {
+            map.serialize_entry("topologySpreadConstraints", &self.topology_spread_constraints)?;
+        }
+        for (name, value) in &self.unknown {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
     }
 }
 

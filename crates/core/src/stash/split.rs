@@ -71,7 +71,7 @@ pub enum SplitError {
 /// # Errors
 /// When a constraint cannot be read, or contradicts the annotation's.
 pub fn split(
-    pod: &Constraints,
+    pod: Constraints,
     stash: Option<Stash>,
     ignored_keys: &BTreeSet<String>,
     acts_above_only: impl Fn(&Value) -> bool,
@@ -79,50 +79,41 @@ pub fn split(
     pod.check().map_err(SplitError::Unreadable)?;
     let first_time = stash.is_none();
     let mut stash = stash.unwrap_or_default();
-
-    let tolerations = pod
+    for toleration in pod
         .tolerations
         .as_ref()
         .and_then(Value::as_array)
-        .map_or(&[][..], Vec::as_slice);
-    for toleration in tolerations {
+        .into_iter()
+        .flatten()
+    {
         let known = !first_time && (acts_above_only(toleration) || stash.tolerations.contains(toleration));
         if !known {
             stash.tolerations.push(toleration.clone());
         }
     }
-    let mut affinity = into_object(pod.affinity.clone().unwrap_or_default());
-    split_required(&mut affinity, &mut stash.affinity, ignored_keys)?;
-    split_preferred(&mut affinity, &mut stash.affinity, ignored_keys);
-    for (field, term) in [(REQUIRED, ""), (PREFERRED, "/podAffinityTerm")] {
-        split_anti_affinity(&mut affinity, &mut stash.affinity, field, term);
-    }
-    let spread = into_list(pod.topology_spread_constraints.clone().unwrap_or_default());
-    let (below, spread): (Vec<_>, Vec<_>) = spread
-        .into_iter()
-        .partition(|constraint| is_per_host(constraint, ""));
-    stash.topology_spread_constraints.extend(below);
-
+    let node_selector = split_selector(pod.node_selector, &mut stash.node_selector, ignored_keys)?;
+    let affinity = split_affinity(pod.affinity, &mut stash.affinity, ignored_keys)?;
+    let spread = &mut stash.topology_spread_constraints;
+    let topology_spread_constraints = split_spread(pod.topology_spread_constraints, spread);
     let upper = Constraints {
-        node_selector: split_selector(pod, &mut stash.node_selector, ignored_keys)?,
-        affinity: rest(pod.affinity.as_ref(), affinity.into()),
-        tolerations: pod.tolerations.clone(),
-        topology_spread_constraints: rest(pod.topology_spread_constraints.as_ref(), spread.into()),
+        node_selector,
+        affinity,
+        tolerations: pod.tolerations,
+        topology_spread_constraints,
     };
     Ok(Split { upper, stash })
 }
 
 /// Moves the node selector's other keys into the stash, and the stash's ignored keys (hand-written) up.
 fn split_selector(
-    pod: &Constraints,
+    spec: Option<Value>,
     stash: &mut Map<String, Value>,
     ignored: &BTreeSet<String>,
 ) -> Result<Option<Value>, SplitError> {
-    let spec = into_object(pod.node_selector.clone().unwrap_or_default());
-    if let Some((key, wanted)) = spec
-        .iter()
-        .find(|(key, value)| stash.get(*key).is_some_and(|other| other != *value))
-    {
+    let was_empty = is_vacant(spec.as_ref());
+    let spec = into_object(spec.unwrap_or_default());
+    let differs = |(key, value): &(&String, &Value)| stash.get(*key).is_some_and(|other| other != *value);
+    if let Some((key, wanted)) = spec.iter().find(differs) {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let annotation = stash.get(key).map(text).unwrap_or_default();
         return Err(SplitError::Contradiction {
@@ -134,13 +125,39 @@ fn split_selector(
     let all = std::mem::take(stash).into_iter().chain(spec);
     let (above, below): (Map<_, _>, Map<_, _>) = all.partition(|(key, _)| ignored.contains(key));
     *stash = below;
-    Ok(rest(pod.node_selector.as_ref(), above.into()))
+    Ok((was_empty || !above.is_empty()).then(|| above.into()))
 }
 
-/// A member after its division: gone if nothing is left of it, but not if it was empty from the start.
-fn rest(before: Option<&Value>, after: Value) -> Option<Value> {
-    let empty = after.as_object().is_some_and(Map::is_empty) || after.as_array().is_some_and(Vec::is_empty);
-    (!empty || before == Some(&after)).then_some(after)
+fn split_affinity(
+    spec: Option<Value>,
+    stash: &mut Map<String, Value>,
+    ignored: &BTreeSet<String>,
+) -> Result<Option<Value>, SplitError> {
+    let was_empty = is_vacant(spec.as_ref());
+    let mut affinity = into_object(spec.unwrap_or_default());
+    split_required(&mut affinity, stash, ignored)?;
+    split_preferred(&mut affinity, stash, ignored);
+    for (field, term) in [(REQUIRED, ""), (PREFERRED, "/podAffinityTerm")] {
+        split_anti_affinity(&mut affinity, stash, field, term);
+    }
+    Ok((was_empty || !affinity.is_empty()).then(|| affinity.into()))
+}
+
+fn split_spread(spec: Option<Value>, stash: &mut Vec<Value>) -> Option<Value> {
+    let was_empty = is_vacant(spec.as_ref());
+    let all = into_list(spec.unwrap_or_default()).into_iter();
+    let (below, kept): (Vec<_>, Vec<_>) = all.partition(|constraint| is_per_host(constraint, ""));
+    stash.extend(below);
+    (was_empty || !kept.is_empty()).then(|| kept.into())
+}
+
+/// Whether a member is there without content. Such a one stays as it is; one that is emptied is removed.
+fn is_vacant(member: Option<&Value>) -> bool {
+    member.is_some_and(|member| match member {
+        Value::Object(map) => map.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
+    })
 }
 
 fn split_required(
@@ -185,25 +202,34 @@ fn split_preferred(
     stash: &mut Map<String, Value>,
     ignored: &BTreeSet<String>,
 ) {
+    let own = list_at(upper, "nodeAffinity", PREFERRED);
+    let term = |preference: &'_ Value| {
+        preference
+            .get("preference")
+            .map_or(Share::Above, |term| share(term, ignored))
+    };
+    if own.iter().all(|preference| term(preference) == Share::Above) {
+        return;
+    }
     let mut kept = Vec::new();
     let mut below = list_at(stash, "nodeAffinity", PREFERRED).to_vec();
-    for preference in list_at(upper, "nodeAffinity", PREFERRED) {
-        let term = preference.get("preference").unwrap_or(&Value::Null);
-        match share(term, ignored) {
+    for preference in own {
+        let share = term(preference);
+        if share != Share::Above {
+            below.push(preference.clone());
+        }
+        match share {
             Share::Above => kept.push(preference.clone()),
-            Share::Below => below.push(preference.clone()),
+            Share::Below => {}
             Share::Mixed => {
-                below.push(preference.clone());
                 let mut wish = preference.clone();
-                wish["preference"] = above(term, ignored);
+                wish["preference"] = above(&preference["preference"], ignored);
                 kept.push(wish);
             }
         }
     }
-    if below.len() > list_at(stash, "nodeAffinity", PREFERRED).len() {
-        put_list(upper, "nodeAffinity", PREFERRED, kept);
-        put_list(stash, "nodeAffinity", PREFERRED, below);
-    }
+    put_list(upper, "nodeAffinity", PREFERRED, kept);
+    put_list(stash, "nodeAffinity", PREFERRED, below);
 }
 
 fn split_anti_affinity(
@@ -212,13 +238,14 @@ fn split_anti_affinity(
     field: &str,
     term: &str,
 ) {
-    let terms = list_at(upper, "podAntiAffinity", field).iter().cloned();
-    let (per_host, kept): (Vec<_>, Vec<_>) = terms.partition(|entry| is_per_host(entry, term));
-    if !per_host.is_empty() {
-        let below = [list_at(stash, "podAntiAffinity", field), &per_host].concat();
-        put_list(upper, "podAntiAffinity", field, kept);
-        put_list(stash, "podAntiAffinity", field, below);
+    let own = list_at(upper, "podAntiAffinity", field);
+    if !own.iter().any(|entry| is_per_host(entry, term)) {
+        return;
     }
+    let (per_host, kept): (Vec<_>, Vec<_>) = own.iter().cloned().partition(|entry| is_per_host(entry, term));
+    let below = [list_at(stash, "podAntiAffinity", field), &per_host].concat();
+    put_list(upper, "podAntiAffinity", field, kept);
+    put_list(stash, "podAntiAffinity", field, below);
 }
 
 /// Whether the topology of the constraint at `pointer` is the single host.

@@ -91,7 +91,8 @@ pub(super) fn resolve(
             rest.push(requirement.clone());
             continue;
         }
-        let requirement = Requirement::parse(requirement, &format!("matchExpressions[{index}]"))?;
+        let requirement = Requirement::read(requirement)
+            .map_err(|error| error.under(&format!("matchExpressions[{index}]")))?;
         if !requirement.holds(labels.get(requirement.key()).map(String::as_str)) {
             return Ok(Resolved::Never);
         }

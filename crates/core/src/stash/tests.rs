@@ -44,7 +44,7 @@ fn mk_preferred(terms: &[Value]) -> Value {
 /// Splits a pod spec and gives back the spec that stays and the stash, both as JSON.
 fn mk_split(spec: &Value, annotation: &str) -> Result<(Value, Value), SplitError> {
     let stash = Stash::decode(annotation).expect("a readable annotation");
-    let split = split(&Constraints::of_spec(spec), stash, &mk_ignored(), |_| false)?;
+    let split = split(Constraints::of_spec(spec), stash, &mk_ignored(), |_| false)?;
     let again = split_again(&split);
     assert_eq!(again, split, "splitting again changes nothing");
     let stash = serde_json::from_str(&split.stash.encode()).expect("JSON");
@@ -53,7 +53,7 @@ fn mk_split(spec: &Value, annotation: &str) -> Result<(Value, Value), SplitError
 
 fn split_again(done: &Split) -> Split {
     let stash = Stash::decode(&done.stash.encode()).expect("our own annotation");
-    split(&done.upper, stash, &mk_ignored(), |_| false).expect("our own split")
+    split(done.upper.clone(), stash, &mk_ignored(), |_| false).expect("our own split")
 }
 
 fn mk_spec(constraints: Constraints) -> Value {
@@ -241,7 +241,7 @@ fn what_acts_above_only_is_not_joined_into_an_existing_stash() {
     let pod = Constraints::of_spec(&json!({"tolerations": [{"key": "ours"}, {"key": "theirs"}]}));
     let acts_above_only = |toleration: &Value| toleration["key"] == "ours";
     let keys = |stash: Option<Stash>| {
-        let split = split(&pod, stash, &mk_ignored(), acts_above_only).expect("a split");
+        let split = split(pod.clone(), stash, &mk_ignored(), acts_above_only).expect("a split");
         split
             .stash
             .tolerations
