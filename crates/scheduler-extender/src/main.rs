@@ -1,12 +1,18 @@
 //! `tensile-scheduler-extender`, see the library.
 
+use std::process::ExitCode;
+
 use clap::Parser;
+use tensile_runtime::exit::exit;
 use tensile_runtime::shutdown::Shutdown;
 use tensile_scheduler_extender::{Args, run};
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
-    run(args, Shutdown::on_signals()?).await?;
+async fn main() -> ExitCode {
+    exit(start().await)
+}
+
+async fn start() -> anyhow::Result<()> {
+    run(Args::parse(), Shutdown::on_signals()?).await?;
     Ok(())
 }

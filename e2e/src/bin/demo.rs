@@ -1,6 +1,7 @@
 //! `cargo demo`: an upper cluster, two lower clusters, a virtual node for each, and a Deployment that runs
 //! across them. With `--once` it ends by itself, with exit code 0 only if all of it worked.
 
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::{Value, json};
+use tensile_runtime::exit::exit;
 use tensile_runtime::shutdown::Shutdown;
 
 /// Replicas of the Deployment: three for each lower cluster, so that both are seen.
@@ -46,8 +48,11 @@ struct Demo {
 struct Progress(Instant);
 
 #[tokio::main]
-async fn main() -> Result<()> {
-    // When started as a component by the demo itself, be that component.
+async fn main() -> ExitCode {
+    exit(start().await)
+}
+
+async fn start() -> Result<()> {
     let args = Args::parse();
     let shutdown = Shutdown::on_signals()?;
     if let Some(component) = args.component {
