@@ -582,7 +582,8 @@ mod tests {
         #[test]
         fn subtracting_undoes_adding_below_the_limit(a in any_quantity_text(), b in any_quantity_text()) {
             let (a, b) = (mk(&a), mk(&b));
-            prop_assume!(a.nanos().abs() + b.nanos().abs() < DECIMAL_LIMIT);
+            // The sum of the two largest is beyond an i128.
+            prop_assume!(a.nanos().abs().saturating_add(b.nanos().abs()) < DECIMAL_LIMIT);
             prop_assert_eq!(a + b - b, a);
         }
 
