@@ -18,7 +18,7 @@ use crate::context::{Context, Settings};
 use crate::engine::Engine;
 use crate::kubelet::{Current, Kubelet};
 use crate::metrics::Metrics;
-use crate::node::{Identity, Publisher, Reachability};
+use crate::node::{Identity, check_owner};
 use crate::shared::Shared;
 
 /// Both clusters and who they are.
@@ -57,7 +57,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         readiness: admin.readiness.clone(),
         watch_metrics: WatchMetrics::new(&admin.registry)?,
     };
-    check_owner(&engine, &metrics).await?;
+    check_owner(&engine.upper.client, &args.nodename).await?;
     let leading = admin.readiness.condition("lease");
     admin
         .serve(args.common.admin_listen, Router::new(), shutdown.clone())
@@ -141,18 +141,6 @@ fn settings(args: &Args, clusters: &Clusters, identity: &Identity, node_ip: Stri
         ignore_labels: args.ignored_labels(),
         policy: Policy::default(),
     })
-}
-
-async fn check_owner(engine: &Engine, metrics: &Metrics) -> anyhow::Result<()> {
-    let reachability = watch::channel(Reachability::Reachable).1;
-    let publisher = Publisher::new(
-        engine.upper.client.clone(),
-        engine.identity.clone(),
-        Arc::default(),
-        reachability,
-        metrics.clone(),
-    );
-    Ok(publisher.check_owner().await?)
 }
 
 /// Runs a fresh engine each time the lease is won, until it is lost or its deadline passes.

@@ -9,4 +9,4 @@ pub mod reach;
 pub use capacity::{Capacity, LowerNode, OtherPod, Summary};
 pub use heartbeat::Heartbeat;
 pub use object::{Desired, Identity, Reachability};
-pub use publish::{NodeError, OwnNode, Publisher};
+pub use publish::{NodeError, OwnNode, Publisher, check_owner};

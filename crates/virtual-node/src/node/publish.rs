@@ -145,27 +145,6 @@ impl Publisher {
         }
     }
 
-    /// Checks that the name is free or ours.
-    ///
-    /// # Errors
-    /// When another kind of node has it, or the upper cluster cannot be asked.
-    pub async fn check_owner(&self) -> Result<(), NodeError> {
-        let name = &self.identity.name;
-        let node: Option<Value> =
-            api::get(&self.client, COLLECTION, name)
-                .await
-                .map_err(|source| NodeError::Api {
-                    name: name.clone(),
-                    source,
-                })?;
-        match node {
-            Some(node) if node["metadata"]["labels"][names::NODE_TYPE] != names::NODE_TYPE_VALUE => {
-                Err(NodeError::Foreign { name: name.clone() })
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Publishes until the future is dropped.
     pub async fn run(&self) {
         let mut reachability = self.reachability.clone();
@@ -252,6 +231,27 @@ impl Publisher {
         let node = api::replace(&self.client, COLLECTION, &self.identity.name, &node).await?;
         self.set_current(node);
         Ok(())
+    }
+}
+
+/// Checks that the name of a virtual node is free or a virtual node's.
+///
+/// # Errors
+/// When another kind of node has it, or the upper cluster cannot be asked.
+pub async fn check_owner(client: &Client, name: &str) -> Result<(), NodeError> {
+    let node: Option<Value> = api::get(client, COLLECTION, name)
+        .await
+        .map_err(|source| NodeError::Api {
+            name: name.to_owned(),
+            source,
+        })?;
+    match node {
+        Some(node) if node["metadata"]["labels"][names::NODE_TYPE] != names::NODE_TYPE_VALUE => {
+            Err(NodeError::Foreign {
+                name: name.to_owned(),
+            })
+        }
+        _ => Ok(()),
     }
 }
 

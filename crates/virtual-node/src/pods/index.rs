@@ -60,11 +60,6 @@ impl Index {
         self.entries.get(key)
     }
 
-    /// All keys.
-    pub fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.entries.keys()
-    }
-
     /// Number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
