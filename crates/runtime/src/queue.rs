@@ -12,6 +12,8 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -152,7 +154,9 @@ impl<K: Clone + Eq + Hash> Queue<K> {
                 self.finish(&key, outcome);
             }
         };
-        futures::future::join_all((0..workers).map(|_| worker())).await;
+        // Unlike `join_all` of a few, this polls only the workers that were woken.
+        let mut workers: FuturesUnordered<_> = (0..workers).map(|_| worker()).collect();
+        while workers.next().await.is_some() {}
     }
 
     /// Waits for the next key to work on. Its job runs until [`finish`](Self::finish).

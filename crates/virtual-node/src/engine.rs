@@ -1,18 +1,20 @@
-//! Everything that runs while we hold the lease of a lower cluster, as one future: when it is dropped, all
-//! watches end and requests under way are aborted, so that nothing is written after the lease is lost.
+//! Everything that runs while we hold the lease of a lower cluster: when its future is dropped, all watches end
+//! and requests under way are aborted, so that nothing is written after the lease is lost.
+//!
+//! Watches are tasks of their own, which the future owns: an API server gives up a watch that is not read at once
+//! while thousands of pods change, and reading must not wait for the writers. Writers run inside the future itself,
+//! so that they stop the moment it is dropped.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures::future::join_all;
 use kube::runtime::watcher::Config;
 use kube::{Api, Resource};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 
 use tensile_core::names;
 use tensile_runtime::admin::Readiness;
@@ -53,8 +55,6 @@ pub struct Engine {
     pub watch_metrics: WatchMetrics,
 }
 
-type Task<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
-
 /// Counts the watches that have not listed yet.
 #[derive(Debug, Default)]
 struct Synced {
@@ -62,12 +62,18 @@ struct Synced {
     all: Notify,
 }
 
-/// Where to look, and how lists are read there.
-struct Side<'a> {
+/// The watches of an engine; they end when this is dropped.
+struct Watches<'a> {
     engine: &'a Engine,
+    synced: Arc<Synced>,
+    tasks: JoinSet<()>,
+}
+
+/// Where to look, and how lists are read there.
+#[derive(Clone, Copy)]
+struct Side<'a> {
     cluster: &'a Cluster,
     streaming: bool,
-    synced: &'a Arc<Synced>,
 }
 
 // === impl Synced ===
@@ -93,31 +99,41 @@ impl Synced {
 // === impl Side ===
 
 impl<'a> Side<'a> {
-    fn new(engine: &'a Engine, cluster: &'a Cluster, minor: u32, synced: &'a Arc<Synced>) -> Self {
+    fn new(cluster: &'a Cluster, minor: u32) -> Self {
         Self {
-            engine,
             cluster,
             streaming: minor >= STREAMING_LISTS_SINCE,
-            synced,
+        }
+    }
+}
+
+// === impl Watches ===
+
+impl<'a> Watches<'a> {
+    fn new(engine: &'a Engine) -> Self {
+        Self {
+            engine,
+            synced: Arc::default(),
+            tasks: JoinSet::new(),
         }
     }
 
     /// A watch over all namespaces that tells `on` of changes.
-    fn watch<K>(
-        &self,
+    fn add<K>(
+        &mut self,
+        side: Side<'_>,
         name: &'static str,
         config: Config,
-        mut on: impl FnMut(Change<K>) + Send + 'a,
-    ) -> Task<'a>
-    where
+        mut on: impl FnMut(Change<K>) + Send + 'static,
+    ) where
         K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
     {
         self.synced.missing.fetch_add(1, Ordering::AcqRel);
         let synced = self.synced.clone();
         let mut waited_for = true;
         let watch = Watch {
-            api: Api::all(self.cluster.client.clone()),
-            config: if self.streaming {
+            api: Api::all(side.cluster.client.clone()),
+            config: if side.streaming {
                 config.streaming_lists()
             } else {
                 config
@@ -126,13 +142,24 @@ impl<'a> Side<'a> {
             ready: self.engine.readiness.condition(name),
             metrics: self.engine.watch_metrics.clone(),
         };
-        Box::pin(watch.run(move |change| {
+        self.tasks.spawn(watch.run(move |change| {
             let listed = matches!(change, Change::Reset(_));
             on(change);
             if listed && std::mem::take(&mut waited_for) {
                 synced.done();
             }
-        }))
+        }));
+    }
+
+    /// Runs until dropped. A watch never ends by itself; if one panics, so do we.
+    async fn run(mut self) {
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
     }
 }
 
@@ -143,23 +170,21 @@ impl Engine {
     pub async fn run(&self, context: &Context) {
         let capacity = Arc::new(Mutex::new(Capacity::default()));
         let (reach, reachability) = watch::channel(Reachability::Reachable);
-        let publisher = Publisher::new(
+        let publisher = Arc::new(Publisher::new(
             self.upper.client.clone(),
             self.identity.clone(),
             capacity.clone(),
             reachability,
             context.metrics.clone(),
-        );
+        ));
         let heartbeat = Heartbeat::new(self.upper.client.clone(), &self.identity.name, publisher.uid());
-        let synced = Arc::new(Synced::default());
-        let mut tasks = self.pod_watches(context, &synced);
-        tasks.extend(self.object_watches(context, &synced));
-        tasks.extend(self.node_watches(context, &synced, &publisher, &capacity));
-        tasks.push(Box::pin(reach::watch_over(
-            self.lower.client.clone(),
-            self.grace,
-            reach,
-        )));
+        let upper = Side::new(&self.upper, self.upper_minor);
+        let lower = Side::new(&self.lower, self.lower_minor);
+        let mut watches = Watches::new(self);
+        self.watch_pods(&mut watches, upper, lower, context);
+        self.watch_objects(&mut watches, upper, lower, context);
+        self.watch_nodes(&mut watches, upper, lower, context, &publisher, &capacity);
+        let synced = watches.synced.clone();
         let work = async {
             synced.wait().await;
             tracing::info!(
@@ -181,92 +206,71 @@ impl Engine {
                 heartbeat.run(),
             );
         };
-        tokio::join!(join_all(tasks), work);
+        let watch_over = reach::watch_over(self.lower.client.clone(), self.grace, reach);
+        tokio::join!(watches.run(), watch_over, work);
     }
 
-    fn pod_watches<'a>(&'a self, context: &'a Context, synced: &'a Arc<Synced>) -> Vec<Task<'a>> {
-        let upper = Side::new(self, &self.upper, self.upper_minor, synced);
-        let lower = Side::new(self, &self.lower, self.lower_minor, synced);
-        let shared = &context.shared;
+    fn watch_pods(&self, watches: &mut Watches<'_>, upper: Side<'_>, lower: Side<'_>, context: &Context) {
         let bound = Config::default().fields(&format!("spec.nodeName={}", self.identity.name));
-        let ours = Config::default().labels(&self.ours(context));
-        vec![
-            upper.watch("upper-pods", bound, |change| shared.upper_pod(change)),
-            lower.watch("lower-pods", ours, |change| shared.lower_pod(change)),
-        ]
+        let shared = context.shared.clone();
+        watches.add(upper, "upper-pods", bound, move |change| shared.upper_pod(change));
+        let shared = context.shared.clone();
+        watches.add(lower, "lower-pods", ours(context), move |change| {
+            shared.lower_pod(change);
+        });
     }
 
-    fn object_watches<'a>(&'a self, context: &'a Context, synced: &'a Arc<Synced>) -> Vec<Task<'a>> {
-        let upper = Side::new(self, &self.upper, self.upper_minor, synced);
-        let lower = Side::new(self, &self.lower, self.lower_minor, synced);
-        let shared = &context.shared;
-        let ours = Config::default().labels(&self.ours(context));
-        vec![
-            upper.watch(
-                "upper-configmaps",
-                Config::default(),
-                |change: Change<Meta<ConfigMaps>>| {
-                    shared.upper_object(Kind::ConfigMap, change);
-                },
-            ),
-            upper.watch(
-                "upper-secrets",
-                Config::default(),
-                |change: Change<Meta<Secrets>>| {
-                    shared.upper_object(Kind::Secret, change);
-                },
-            ),
-            lower.watch(
-                "lower-configmaps",
-                ours.clone(),
-                |change: Change<Meta<ConfigMaps>>| {
-                    shared.lower_object(Kind::ConfigMap, change);
-                },
-            ),
-            lower.watch("lower-secrets", ours, |change: Change<Meta<Secrets>>| {
-                shared.lower_object(Kind::Secret, change);
-            }),
-            lower.watch(
-                "lower-namespaces",
-                Config::default(),
-                |change: Change<Meta<Namespaces>>| {
-                    shared.lower_object(Kind::Namespace, change);
-                },
-            ),
-        ]
+    fn watch_objects(&self, watches: &mut Watches<'_>, upper: Side<'_>, lower: Side<'_>, context: &Context) {
+        let all = Config::default;
+        let shared = context.shared.clone();
+        let config_maps =
+            move |change: Change<Meta<ConfigMaps>>| shared.upper_object(Kind::ConfigMap, change);
+        watches.add(upper, "upper-configmaps", all(), config_maps);
+        let shared = context.shared.clone();
+        let secrets = move |change: Change<Meta<Secrets>>| shared.upper_object(Kind::Secret, change);
+        watches.add(upper, "upper-secrets", all(), secrets);
+        let shared = context.shared.clone();
+        let config_maps =
+            move |change: Change<Meta<ConfigMaps>>| shared.lower_object(Kind::ConfigMap, change);
+        watches.add(lower, "lower-configmaps", ours(context), config_maps);
+        let shared = context.shared.clone();
+        let secrets = move |change: Change<Meta<Secrets>>| shared.lower_object(Kind::Secret, change);
+        watches.add(lower, "lower-secrets", ours(context), secrets);
+        let shared = context.shared.clone();
+        let namespaces = move |change: Change<Meta<Namespaces>>| shared.lower_object(Kind::Namespace, change);
+        watches.add(lower, "lower-namespaces", all(), namespaces);
     }
 
-    fn node_watches<'a>(
-        &'a self,
-        context: &'a Context,
-        synced: &'a Arc<Synced>,
-        publisher: &'a Publisher,
-        capacity: &'a Arc<Mutex<Capacity>>,
-    ) -> Vec<Task<'a>> {
-        let upper = Side::new(self, &self.upper, self.upper_minor, synced);
-        let lower = Side::new(self, &self.lower, self.lower_minor, synced);
+    fn watch_nodes(
+        &self,
+        watches: &mut Watches<'_>,
+        upper: Side<'_>,
+        lower: Side<'_>,
+        context: &Context,
+        publisher: &Arc<Publisher>,
+        capacity: &Arc<Mutex<Capacity>>,
+    ) {
         let own = Config::default().fields(&format!("metadata.name={}", self.identity.name));
-        let others = Config::default().labels(&format!(
-            "{}!={}",
-            names::ORIGIN_CLUSTER,
-            context.settings.origin_cluster
-        ));
-        vec![
-            upper.watch("upper-node", own, |change| publisher.own_node(change)),
-            lower.watch("lower-nodes", Config::default(), |change| {
-                capacity.lock().node(change);
-                publisher.notify();
-            }),
-            lower.watch("lower-other-pods", others, |change| {
-                if capacity.lock().other_pod(change) {
-                    publisher.notify();
-                }
-            }),
-        ]
+        let origin = &context.settings.origin_cluster;
+        let others = Config::default().labels(&format!("{}!={origin}", names::ORIGIN_CLUSTER));
+        let tell = publisher.clone();
+        watches.add(upper, "upper-node", own, move |change| tell.own_node(change));
+        let (tell, count) = (publisher.clone(), capacity.clone());
+        watches.add(lower, "lower-nodes", Config::default(), move |change| {
+            count.lock().node(change);
+            tell.notify();
+        });
+        let (tell, count) = (publisher.clone(), capacity.clone());
+        watches.add(lower, "lower-other-pods", others, move |change| {
+            if count.lock().other_pod(change) {
+                tell.notify();
+            }
+        });
     }
+}
 
-    /// Label selector of lower objects of ours.
-    fn ours(&self, context: &Context) -> String {
-        format!("{}={}", names::ORIGIN_CLUSTER, context.settings.origin_cluster)
-    }
+/// Selects lower objects of ours.
+fn ours(context: &Context) -> Config {
+    let origin = &context.settings.origin_cluster;
+    Config::default().labels(&format!("{}={origin}", names::ORIGIN_CLUSTER))
 }

@@ -89,21 +89,23 @@ impl Shared {
 
     /// Takes a change of a lower pod of this upper cluster; those of other virtual nodes are not ours.
     pub fn lower_pod(&self, change: Change<LowerPod>) {
-        let mut state = self.state.lock();
         match change {
             Change::Apply(pod) => {
                 let key = Key::of(&pod);
                 if label(&pod, tensile_core::names::ORIGIN_NODE) == Some(&self.node_name) {
-                    state.pods.apply_lower(&key, LowerSide::new(pod));
+                    let lower = LowerSide::new(pod);
+                    self.state.lock().pods.apply_lower(&key, lower);
                     self.pods.push(key);
                 }
             }
             Change::Delete(pod) => {
                 let key = Key::of(&pod);
-                state.pods.delete_lower(&key, pod.metadata.uid.as_deref());
+                let uid = pod.metadata.uid.as_deref();
+                self.state.lock().pods.delete_lower(&key, uid);
                 self.pods.push(key);
             }
             Change::Reset(live) => {
+                let mut state = self.state.lock();
                 for key in state.pods.lower_not_in(&live) {
                     state.pods.delete_lower(&key, None);
                     self.pods.push(key);
