@@ -11,7 +11,7 @@ use serde_json::Value;
 /// The arrows of the design: each crate and the crates of ours that it may depend on, in any way.
 ///
 /// A crate that is not listed is not allowed. `e2e` runs everything, so it alone may use all others.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("tensile-core", &[]),
     ("tensile-runtime", &["tensile-core"]),
     ("tensile-placement", &["tensile-core"]),
@@ -22,16 +22,35 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ),
     ("tensile-webhook", &["tensile-core", "tensile-runtime"]),
     (
-        "tensile-descheduler",
+        "tensile-world",
         &["tensile-core", "tensile-runtime", "tensile-placement"],
+    ),
+    (
+        "tensile-descheduler",
+        &[
+            "tensile-core",
+            "tensile-runtime",
+            "tensile-placement",
+            "tensile-world",
+        ],
     ),
     (
         "tensile-scheduler-extender",
-        &["tensile-core", "tensile-runtime", "tensile-placement"],
+        &[
+            "tensile-core",
+            "tensile-runtime",
+            "tensile-placement",
+            "tensile-world",
+        ],
     ),
     (
         "tensile-cli",
-        &["tensile-core", "tensile-runtime", "tensile-placement"],
+        &[
+            "tensile-core",
+            "tensile-runtime",
+            "tensile-placement",
+            "tensile-world",
+        ],
     ),
 ];
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use tensile_core::names;
 use tensile_runtime::args::CommonArgs;
 
-use crate::world::{Settings, Strategy, UnknownPolicy};
+use tensile_world::{Settings, Strategy, UnknownPolicy};
 
 /// Answers kube-scheduler from exact snapshots of all lower clusters.
 #[derive(Clone, Debug, clap::Parser)]

@@ -8,10 +8,10 @@ use serde_json::Value;
 use tensile_core::names;
 use tensile_runtime::object::{Pods, Viewed};
 
-use crate::shared::Shared;
 use crate::verbs;
 use crate::wire::ExtenderBindingArgs;
-use crate::world::uid;
+use tensile_world::Shared;
+use tensile_world::uid;
 
 /// Why a pod is not bound.
 #[derive(Debug, thiserror::Error)]

@@ -12,12 +12,12 @@ use kube::Client;
 
 use crate::binding;
 use crate::metrics::{Metrics, Verb};
-use crate::shared::Shared;
 use crate::verbs::{filter, preempt, prioritize};
 use crate::wire::{
     ExtenderArgs, ExtenderBindingArgs, ExtenderBindingResult, ExtenderFilterResult, ExtenderPreemptionArgs,
     WireError,
 };
+use tensile_world::Shared;
 
 /// Largest body. Without `nodeCacheCapable` whole nodes travel, about 10 KB each with their images: room for some
 /// thousands.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tensile_placement::{Explanation, Fragments};
 use tensile_runtime::object::{Pods, Viewed};
 
-use crate::shared::Shared;
+use tensile_world::Shared;
 
 /// What the pages show.
 #[derive(Clone)]

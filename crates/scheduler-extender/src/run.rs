@@ -14,13 +14,13 @@ use tensile_runtime::watch;
 use tokio::net::TcpListener;
 
 use crate::args::Args;
-use crate::directory::{Directory, DirectoryError};
 use crate::http::Service;
 use crate::metrics::Metrics;
 use crate::pages::Pages;
-use crate::shared::Shared;
-use crate::upper::Feed;
-use crate::world::World;
+use tensile_world::Shared;
+use tensile_world::World;
+use tensile_world::directory::{Directory, DirectoryError};
+use tensile_world::upper::Feed;
 
 /// Why the extender cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +90,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> Result<(), RunError> {
             directory.follow(&shutdown),
             upper.follow(&shutdown),
             feed.clone().watch_nodes(),
-            feed.clone().watch_pods(),
+            feed.clone().watch_pods(|_| {}),
         )
     };
     tokio::select! { () = server => {}, _ = tasks => {} }

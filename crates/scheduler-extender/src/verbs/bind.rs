@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use crate::lowering::Lowering;
-use crate::world::{Answer, World, uid};
+use tensile_world::Lowering;
+use tensile_world::{Answer, World, uid};
 
 /// Why the pod is not bound.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,7 +93,7 @@ mod tests {
     fn ordinary_nodes_and_trusted_clusters_promise_nothing() {
         let mut world = mk_world();
         assert_eq!(bind(&mut world, &mk_pod("p", "99"), "ordinary"), Ok(None));
-        world.settings.unknown = crate::world::UnknownPolicy::TrustNodeStatus;
+        world.settings.unknown = tensile_world::UnknownPolicy::TrustNodeStatus;
         world.cluster_mut("b").doubt = Some("stale".into());
         assert_eq!(bind(&mut world, &mk_pod("p", "99"), "vb"), Ok(None));
     }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::lowering::Lowering;
 use crate::wire::{ExtenderArgs, ExtenderFilterResult};
-use crate::world::{Answer, World};
+use tensile_world::Lowering;
+use tensile_world::{Answer, World};
 
 /// Answers a filter request. Ordinary nodes pass.
 #[must_use]
@@ -38,7 +38,7 @@ mod tests {
 
     use super::*;
     use crate::testing::{mk_args, mk_pod, mk_stashed, mk_world};
-    use crate::world::UnknownPolicy;
+    use tensile_world::UnknownPolicy;
 
     /// The names that pass and those that fail, now and for ever.
     fn filtered(world: &World, pod: &Value) -> Value {

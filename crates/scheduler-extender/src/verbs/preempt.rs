@@ -2,9 +2,9 @@
 
 use tensile_placement::Uid;
 
-use crate::lowering::Lowering;
 use crate::wire::{ExtenderPreemptionArgs, ExtenderPreemptionResult, MetaVictims};
-use crate::world::{Answer, World};
+use tensile_world::Lowering;
+use tensile_world::{Answer, World};
 
 /// Answers a preempt request: ordinary nodes stay, virtual ones where the pod fits once the victims are gone.
 pub fn preempt(world: &mut World, args: &ExtenderPreemptionArgs) -> ExtenderPreemptionResult {

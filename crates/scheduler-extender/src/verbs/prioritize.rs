@@ -2,9 +2,9 @@
 
 use tensile_placement::Cluster;
 
-use crate::lowering::Lowering;
 use crate::wire::{ExtenderArgs, HostPriority, MAX_SCORE};
-use crate::world::{Answer, Strategy, World};
+use tensile_world::Lowering;
+use tensile_world::{Answer, Strategy, World};
 
 /// Answers a prioritize request. Ordinary nodes, and virtual ones that nobody can judge, get no points.
 #[must_use]

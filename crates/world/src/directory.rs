@@ -5,11 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tensile_runtime::cluster::Source;
 use tensile_runtime::shutdown::Shutdown;
 use tensile_runtime::watch::Metrics;
 use tokio::task::JoinHandle;
 
-use crate::lower::Feed;
+use crate::lower::{Companion, Feed};
 use crate::shared::Shared;
 
 /// How often the folder is looked at. A mounted Secret itself takes up to a minute to change.
@@ -23,6 +24,7 @@ pub struct Directory {
     path: PathBuf,
     shared: Shared,
     metrics: Metrics,
+    companion: Companion,
     feeds: BTreeMap<String, JoinHandle<()>>,
 }
 
@@ -45,8 +47,16 @@ impl Directory {
             path,
             shared,
             metrics,
+            companion: Companion::default(),
             feeds: BTreeMap::new(),
         }
+    }
+
+    /// Does this with every cluster besides feeding its model.
+    #[must_use]
+    pub fn with(mut self, companion: Companion) -> Self {
+        self.companion = companion;
+        self
     }
 
     /// Starts the feeds of new files and ends those of files that are gone.
@@ -71,16 +81,14 @@ impl Directory {
         for (id, kubeconfig) in present {
             self.feeds.entry(id.clone()).or_insert_with(|| {
                 tracing::info!(cluster = id, "lower cluster joins");
-                let (shared, metrics) = (self.shared.clone(), self.metrics.clone());
-                tokio::spawn(
-                    Feed {
-                        id,
-                        kubeconfig,
-                        shared,
-                        metrics,
-                    }
-                    .run(),
-                )
+                let feed = Feed {
+                    id,
+                    source: Source::File(kubeconfig),
+                    shared: self.shared.clone(),
+                    metrics: self.metrics.clone(),
+                    companion: self.companion.clone(),
+                };
+                tokio::spawn(feed.run())
             });
         }
         Ok(())
@@ -138,7 +146,7 @@ mod tests {
     #[tokio::test]
     async fn clusters_come_and_go_with_their_files() {
         let folder = tempfile::tempdir().unwrap();
-        let shared = Shared::new(crate::testing::mk_empty_world());
+        let shared = Shared::new(crate::World::default());
         let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
         let mut directory = Directory::new(folder.path().to_owned(), shared, metrics);
         let file = folder.path().join("a.kubeconfig");

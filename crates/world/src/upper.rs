@@ -72,8 +72,8 @@ impl Feed {
     }
 
     /// Feeds the bound pods until the future is dropped; lists them anew whenever a virtual node or a cluster has
-    /// become known.
-    pub async fn watch_pods(self) {
+    /// become known. `also` hears of every change before the world does.
+    pub async fn watch_pods(self, mut also: impl FnMut(&Change<Viewed<Pods, Value>>)) {
         let mut resyncs = self.shared.resyncs();
         let mut seen = Seen::default();
         loop {
@@ -84,8 +84,12 @@ impl Feed {
                 ready: self.readiness.condition("upper-pods"),
                 metrics: self.metrics.clone(),
             };
+            let apply = |change| {
+                also(&change);
+                seen.changed(change, &self.shared);
+            };
             tokio::select! {
-                () = watch.run(|change| seen.changed(change, &self.shared)) => {}
+                () = watch.run(apply) => {}
                 resync = resyncs.changed() => if resync.is_err() { return },
             }
         }

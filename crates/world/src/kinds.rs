@@ -1,4 +1,4 @@
-//! Kinds of the lower clusters that only the extender looks at.
+//! Kinds of the lower clusters that only placement looks at.
 
 use kube::core::{ClusterResourceScope, NamespaceResourceScope};
 use tensile_runtime::object::Kind;
@@ -7,7 +7,7 @@ macro_rules! kind {
     ($name:ident, $kind:literal, $plural:literal, $group:literal, $scope:ty) => {
         #[doc = concat!("The kind ", $kind, ".")]
         #[derive(Clone, Debug)]
-        pub struct $name;
+        pub(crate) struct $name;
         impl Kind for $name {
             type Scope = $scope;
             const KIND: &'static str = $kind;

@@ -1,4 +1,4 @@
-//! What the extender knows: virtual nodes, the models of the clusters behind them, and what is promised.
+//! What is known of all clusters: virtual nodes, the models of the clusters behind them, and what is promised.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -153,6 +153,13 @@ impl World {
     /// The lower clusters by id.
     pub fn clusters(&self) -> impl Iterator<Item = (&str, &LowerCluster)> {
         self.clusters.iter().map(|(id, cluster)| (id.as_str(), cluster))
+    }
+
+    /// The virtual nodes by name.
+    pub fn virtual_nodes(&self) -> impl Iterator<Item = (&str, &VirtualNode)> {
+        self.virtual_nodes
+            .iter()
+            .map(|(name, node)| (name.as_str(), node))
     }
 
     /// Whether it is known which nodes are virtual.

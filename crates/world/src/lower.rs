@@ -1,8 +1,8 @@
-//! Feeds the model of one lower cluster.
+//! Feeds the model of one cluster.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fmt::Debug;
-use std::path::PathBuf;
+use std::fmt::{self, Debug};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,17 +33,27 @@ const PROBE_FAILURES: u32 = 2;
 /// Time between attempts to read a kubeconfig that cannot be used.
 const OPEN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The feed of one lower cluster.
+/// What a component does with each cluster besides feeding its model, as long as the cluster is there: it gets the
+/// cluster's id and client. The future is dropped when the cluster leaves.
+#[derive(Clone)]
+pub struct Companion(Arc<Accompany>);
+
+type Accompany = dyn Fn(&str, Client) -> Company + Send + Sync;
+type Company = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The feed of one cluster.
 #[derive(Clone, Debug)]
 pub struct Feed {
     /// Id of the cluster.
     pub id: String,
-    /// Its kubeconfig.
-    pub kubeconfig: PathBuf,
+    /// Its credentials.
+    pub source: Source,
     /// Where the model is.
     pub shared: Shared,
     /// Where the watches count.
     pub metrics: Metrics,
+    /// What else is done with the cluster.
+    pub companion: Companion,
 }
 
 /// What speaks against trusting the model.
@@ -59,8 +69,32 @@ struct Open {
     feed: Feed,
     client: Client,
     health: Arc<Mutex<Health>>,
-    /// A cluster that is down must not keep the whole extender from being ready.
+    /// A cluster that is down must not keep the whole component from being ready.
     readiness: Readiness,
+}
+
+// === impl Companion ===
+
+impl Companion {
+    /// Runs `accompany` for each cluster.
+    pub fn new<F: Future<Output = ()> + Send + 'static>(
+        accompany: impl Fn(&str, Client) -> F + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(move |id, client| Box::pin(accompany(id, client))))
+    }
+}
+
+impl Default for Companion {
+    /// Does nothing.
+    fn default() -> Self {
+        Self::new(|_, _| std::future::ready(()))
+    }
+}
+
+impl Debug for Companion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Companion")
+    }
 }
 
 // === impl Feed ===
@@ -70,6 +104,7 @@ impl Feed {
     pub async fn run(self) {
         self.doubt(Some("not listed yet".to_owned()));
         let cluster = self.open().await;
+        let company = (self.companion.0)(&self.id, cluster.client.clone());
         let open = Open {
             client: cluster.client.clone(),
             health: Arc::default(),
@@ -80,6 +115,7 @@ impl Feed {
         let never = Shutdown::default();
         tokio::join!(
             cluster.follow(&never),
+            company,
             open.probe(),
             open.watch_nodes(),
             open.watch_pods(),
@@ -96,7 +132,7 @@ impl Feed {
     async fn open(&self) -> Cluster {
         let mut reported = false;
         loop {
-            match Cluster::open(Source::File(self.kubeconfig.clone())).await {
+            match Cluster::open(self.source.clone()).await {
                 Ok(cluster) => return cluster,
                 Err(error) => {
                     if !std::mem::replace(&mut reported, true) {
