@@ -26,12 +26,15 @@ pub const INTENT: &str = "tensile.dev/intent";
 /// Annotation on lower pods: what of the upper pod's mutable fields was carried down last, as JSON; it tells what
 /// the user changed above from what the lower cluster changed below.
 pub const APPLIED: &str = "tensile.dev/applied";
+/// Annotation on lower Secrets with tokens: when they are replaced, as RFC 3339.
+pub const REFRESH_AT: &str = "tensile.dev/refresh-at";
 /// Annotation on lower pods that were made again: restarts of the containers before, by name, as JSON.
 pub const RESTARTS: &str = "tensile.dev/restarts";
 /// Start of the annotations on lower pods that hold a field of the upper pod for a downward API volume, such as
 /// `tensile.dev/upper-labels`.
 pub const UPPER_FIELD_PREFIX: &str = "tensile.dev/upper-";
-/// Annotation on upper pods and namespaces: whose service account a pod gets (`upper`, `lower`, `none`).
+/// Annotation on upper pods and namespaces: whose service account a pod gets (`upper`, `lower`, `none`). On lower
+/// pods, `upper` says that the pod reads a Secret with tokens, which must be kept fresh.
 pub const SERVICE_ACCOUNT: &str = "tensile.dev/service-account";
 /// Annotation on upper pods and namespaces: what happens while the lower cluster cannot be reached
 /// (`evict`, `stay`, `never-duplicate`).

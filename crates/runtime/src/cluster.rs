@@ -46,6 +46,8 @@ pub struct Cluster {
     pub client: Client,
     /// For requests that upgrade the connection, over HTTP/1.1.
     pub upgrade: Client,
+    /// Where its API server is, as the credentials said when they were read first.
+    pub server: http::Uri,
     transports: Arc<Transports>,
     source: Source,
 }
@@ -121,6 +123,7 @@ impl Cluster {
         Ok(Self {
             client: api,
             upgrade,
+            server: config.cluster_url,
             transports,
             source,
         })

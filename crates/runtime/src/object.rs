@@ -29,7 +29,7 @@ pub trait Kind: Clone + Debug + Send + Sync + 'static {
 }
 
 macro_rules! kind {
-    ($name:ident, $kind:literal, $plural:literal, $scope:ty) => {
+    ($name:ident, $kind:literal, $plural:literal, $scope:ty $(, $group:literal)?) => {
         #[doc = concat!("The kind ", $kind, ".")]
         #[derive(Clone, Debug)]
         pub struct $name;
@@ -37,6 +37,7 @@ macro_rules! kind {
             type Scope = $scope;
             const KIND: &'static str = $kind;
             const PLURAL: &'static str = $plural;
+            $(const GROUP: &'static str = $group;)?
         }
     };
 }
@@ -44,6 +45,27 @@ macro_rules! kind {
 kind!(Pods, "Pod", "pods", NamespaceResourceScope);
 kind!(ConfigMaps, "ConfigMap", "configmaps", NamespaceResourceScope);
 kind!(Secrets, "Secret", "secrets", NamespaceResourceScope);
+kind!(Services, "Service", "services", NamespaceResourceScope);
+kind!(
+    EndpointSlices,
+    "EndpointSlice",
+    "endpointslices",
+    NamespaceResourceScope,
+    "discovery.k8s.io"
+);
+kind!(
+    PersistentVolumeClaims,
+    "PersistentVolumeClaim",
+    "persistentvolumeclaims",
+    NamespaceResourceScope
+);
+kind!(
+    PersistentVolumes,
+    "PersistentVolume",
+    "persistentvolumes",
+    ClusterResourceScope
+);
+kind!(Events, "Event", "events", NamespaceResourceScope);
 kind!(Nodes, "Node", "nodes", ClusterResourceScope);
 kind!(Namespaces, "Namespace", "namespaces", ClusterResourceScope);
 

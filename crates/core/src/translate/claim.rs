@@ -6,7 +6,9 @@
 use serde_json::{Value, json};
 
 use super::json::{Object, edit, set, text};
+use super::volume::PROVISIONER;
 use super::{TranslateError, member, metadata};
+use crate::names;
 use crate::quantity::Quantity;
 
 /// Annotations that the upper controllers and the upper scheduler bind by.
@@ -35,6 +37,17 @@ pub enum StorageClass<'a> {
     Default,
     /// The one with this name.
     Named(&'a str),
+}
+
+/// Which class the lower claim for `upper` has. A class of ours above tells by its parameter `storageClassName` what
+/// it is called below, and without one stands for the default there; any other has the same name on both sides.
+#[must_use]
+pub fn lower_class<'a>(upper: &Value, class: &'a Value) -> StorageClass<'a> {
+    if upper["metadata"]["annotations"][PROVISIONER] != names::MANAGER {
+        return StorageClass::SameName;
+    }
+    let name = class["parameters"]["storageClassName"].as_str();
+    name.map_or(StorageClass::Default, StorageClass::Named)
 }
 
 /// The claim for `upper` in `lower_namespace`.
@@ -185,6 +198,18 @@ mod tests {
             assert_eq!(spec["storageClassName"], name, "{class:?}");
             assert_eq!(spec["volumeAttributesClassName"], attributes, "{class:?}");
         }
+    }
+
+    #[test]
+    fn a_class_of_ours_says_what_it_is_called_below() {
+        let (mut upper, class) = (
+            mk_claim("1Gi"),
+            json!({"parameters": {"storageClassName": "ssd"}}),
+        );
+        assert_eq!(lower_class(&upper, &class), StorageClass::SameName);
+        upper["metadata"]["annotations"][PROVISIONER] = json!("tensile.dev");
+        assert_eq!(lower_class(&upper, &class), StorageClass::Named("ssd"));
+        assert_eq!(lower_class(&upper, &json!({})), StorageClass::Default);
     }
 
     #[test]

@@ -54,6 +54,19 @@ impl Budget {
         }
         allowed
     }
+
+    /// Whether nothing of it is in use at `now`.
+    #[must_use]
+    pub fn is_full(&self, now: Duration) -> bool {
+        self.full_at <= now
+    }
+}
+
+/// Whether the `event` was sent before: it counts more than once.
+#[must_use]
+pub fn is_repeat(event: &Value) -> bool {
+    let count = |value: &Value| value.as_i64().unwrap_or_default();
+    count(&event["count"]) > 1 || count(&event["series"]["count"]) > 1
 }
 
 /// Whether a user should see the lower `event` above.
@@ -152,6 +165,7 @@ mod tests {
         assert_eq!(repeat(&mk_event()), expected);
         let series = json!({"series": {"count": 2, "lastObservedTime": "t"}});
         assert_eq!(repeat(&series), series);
+        assert!(is_repeat(&mk_event()) && is_repeat(&series) && !is_repeat(&json!({"count": 1})));
     }
 
     #[test]
@@ -176,7 +190,9 @@ mod tests {
         assert_eq!((0..100).filter(|_| budget.take(start)).count(), 25);
         let each_minute = (1..=60).filter(|minute| budget.take(start + Duration::from_secs(60) * *minute));
         assert_eq!(each_minute.count(), 12);
+        assert!(!budget.is_full(start + Duration::from_secs(3600)));
         let rested = start + Duration::from_secs(3600) + REFILL * BURST;
+        assert!(budget.is_full(rested));
         assert_eq!((0..100).filter(|_| budget.take(rested)).count(), 25);
     }
 }

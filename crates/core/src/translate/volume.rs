@@ -5,6 +5,8 @@
 //! volume that stands for whatever the lower cluster will provision: it ties every pod that uses the claim to the
 //! virtual node, and nothing mounts it above.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::json::{Object, set, text};
@@ -14,7 +16,7 @@ use crate::names;
 /// Set by the scheduler: the node for which to provision.
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// Set by the volume controller: who is to provision, from the StorageClass.
-const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
+pub(super) const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
 /// Set by a provisioner on its volumes.
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 
@@ -25,6 +27,19 @@ pub enum Reclaim {
     Delete,
     /// It stays, for somebody to take the data.
     Retain,
+}
+
+/// Whether a claim with these annotations waits, or waited, for a volume on the virtual node `node_name`.
+#[must_use]
+pub fn is_selected(annotations: &BTreeMap<String, String>, node_name: &str) -> bool {
+    let is = |key: &str, value: &str| annotations.get(key).is_some_and(|found| found == value);
+    is(SELECTED_NODE, node_name) && is(PROVISIONER, names::MANAGER)
+}
+
+/// Name of the volume that [`for_claim`] makes for the upper `claim`.
+#[must_use]
+pub fn name(claim: &Value) -> String {
+    format!("pvc-{}", claim["metadata"]["uid"].as_str().unwrap_or_default())
 }
 
 /// Whether the upper `claim` waits for us to provide a volume for the virtual node `node_name`. The StorageClass has
@@ -98,7 +113,11 @@ pub fn for_claim(
     Ok(json!({
         "apiVersion": "v1",
         "kind": "PersistentVolume",
-        "metadata": {"name": format!("pvc-{uid}"), "annotations": {PROVISIONED_BY: names::MANAGER}},
+        "metadata": {
+            "name": self::name(claim),
+            "labels": {names::ORIGIN_NODE: node_name, names::ORIGIN_UID: uid},
+            "annotations": {PROVISIONED_BY: names::MANAGER, names::ORIGIN: format!("{namespace}/{name}")},
+        },
         "spec": spec,
     }))
 }
@@ -134,7 +153,13 @@ mod tests {
             json!({
                 "apiVersion": "v1",
                 "kind": "PersistentVolume",
-                "metadata": {"name": "pvc-u-1", "annotations": {"pv.kubernetes.io/provisioned-by": "tensile.dev"}},
+                "metadata": {
+                    "name": "pvc-u-1",
+                    "labels": {"tensile.dev/origin-node": "vnode", "tensile.dev/origin-uid": "u-1"},
+                    "annotations": {
+                        "pv.kubernetes.io/provisioned-by": "tensile.dev", "tensile.dev/origin": "shop/data",
+                    },
+                },
                 "spec": {
                     "accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem", "storageClassName": "tensile",
                     "capacity": {"storage": "1Gi"}, "persistentVolumeReclaimPolicy": "Retain",

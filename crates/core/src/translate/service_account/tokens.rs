@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::super::json::{Object, objects_mut, set};
+use super::super::json::{Object, edit, objects_mut, set};
 use super::super::{TranslateError, member, metadata};
+use crate::names;
 
 /// ConfigMap with the cluster's CA, which every cluster keeps in every namespace.
 pub(crate) const ROOT_CA: &str = "kube-root-ca.crt";
@@ -119,33 +120,73 @@ pub fn secret_name(uid: &str) -> String {
     format!("tensile-token-{uid}")
 }
 
-/// The lower Secret for `pod`, the upper pod, with `tokens` in the order of [`Wanted::tokens`] and the upper `ca`, if
-/// it is wanted. Its `stringData` alone, as a merge patch, refreshes it.
+/// What a Secret holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Content<'a> {
+    /// The tokens, in the order of [`Wanted::tokens`].
+    pub tokens: &'a [String],
+    /// The upper CA, if it is wanted.
+    pub ca: Option<&'a str>,
+    /// When they are to be replaced, as RFC 3339.
+    pub refresh_at: &'a str,
+}
+
+/// For whom a Secret is.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner<'a> {
+    /// UID of the upper cluster's kube-system namespace.
+    pub origin_cluster: &'a str,
+    /// Name of the virtual node.
+    pub node_name: &'a str,
+    /// Namespace of the lower pod.
+    pub lower_namespace: &'a str,
+    /// UID of the lower pod: its end takes the Secret with it, also when nobody of us is there.
+    pub lower_uid: &'a str,
+}
+
+// === impl Content ===
+
+impl Content<'_> {
+    fn data(&self) -> Map<String, Value> {
+        let mut data: Map<_, _> = self
+            .tokens
+            .iter()
+            .enumerate()
+            .map(|(index, token)| (key(index), json!(token)))
+            .collect();
+        set(&mut data, CA_KEY, self.ca.map(|ca| json!(ca)));
+        data
+    }
+
+    /// The merge patch that refreshes the Secret with this UID.
+    #[must_use]
+    pub fn refresh(&self, uid: &str) -> Value {
+        let metadata = json!({"uid": uid, "annotations": {names::REFRESH_AT: self.refresh_at}});
+        json!({"metadata": metadata, "stringData": self.data()})
+    }
+}
+
+/// The lower Secret for `pod`, the upper pod.
 ///
 /// # Errors
 /// When `pod` has no metadata.
-pub fn secret(
-    pod: &Value,
-    origin_cluster: &str,
-    lower_namespace: &str,
-    tokens: &[String],
-    ca: Option<&str>,
-) -> Result<Value, TranslateError> {
+pub fn secret(pod: &Value, owner: &Owner<'_>, content: &Content<'_>) -> Result<Value, TranslateError> {
     let upper = member(pod, "metadata")?;
     let mut own = Object::new();
-    metadata::mark(&mut own, upper, origin_cluster);
-    set(&mut own, "namespace", Some(json!(lower_namespace)));
+    metadata::mark(&mut own, upper, owner.origin_cluster);
+    edit(&mut own, "labels", |labels| {
+        labels.insert(names::ORIGIN_NODE.to_owned(), json!(owner.node_name));
+    });
+    metadata::annotate(&mut own, names::REFRESH_AT, content.refresh_at.to_owned());
+    set(&mut own, "namespace", Some(json!(owner.lower_namespace)));
     set(
         &mut own,
         "name",
         Some(json!(secret_name(super::text(upper, "uid")))),
     );
-    let mut data: Map<_, _> = tokens
-        .iter()
-        .enumerate()
-        .map(|(index, token)| (key(index), json!(token)))
-        .collect();
-    set(&mut data, CA_KEY, ca.map(|ca| json!(ca)));
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "name": super::text(upper, "name"), "uid": owner.lower_uid});
+    set(&mut own, "ownerReferences", Some(json!([pod])));
+    let data = content.data();
     Ok(json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": own, "stringData": data}))
 }
 
@@ -287,24 +328,47 @@ mod tests {
     }
 
     #[test]
-    fn the_secret_holds_what_the_volumes_read() {
+    fn the_secret_holds_what_the_volumes_read_and_ends_with_the_lower_pod() {
         let pod = json!({"metadata": {"name": "web-0", "namespace": "shop", "uid": "u-1", "labels": {"app": "web"}}});
         let tokens = ["one".to_owned(), "two".to_owned()];
-        let built = secret(&pod, "upper-uid", "lower-shop", &tokens, Some("PEM")).unwrap();
+        let owner = Owner {
+            origin_cluster: "upper-uid",
+            node_name: "vnode",
+            lower_namespace: "lower-shop",
+            lower_uid: "l-1",
+        };
+        let content = Content {
+            tokens: &tokens,
+            ca: Some("PEM"),
+            refresh_at: "t",
+        };
+        let data = json!({"token-0": "one", "token-1": "two", "ca.crt": "PEM"});
         assert_eq!(
-            built,
+            secret(&pod, &owner, &content).unwrap(),
             json!({
                 "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
                 "metadata": {
                     "name": "tensile-token-u-1", "namespace": "lower-shop",
-                    "labels": {"tensile.dev/origin-cluster": "upper-uid", "tensile.dev/origin-uid": "u-1"},
-                    "annotations": {"tensile.dev/origin": "shop/web-0"},
+                    "labels": {
+                        "tensile.dev/origin-cluster": "upper-uid", "tensile.dev/origin-uid": "u-1",
+                        "tensile.dev/origin-node": "vnode",
+                    },
+                    "annotations": {"tensile.dev/origin": "shop/web-0", "tensile.dev/refresh-at": "t"},
+                    "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "web-0", "uid": "l-1"}],
                 },
-                "stringData": {"token-0": "one", "token-1": "two", "ca.crt": "PEM"},
+                "stringData": data,
             })
         );
-        let without_ca = secret(&pod, "upper-uid", "lower-shop", &tokens[..1], None).unwrap();
-        assert_eq!(without_ca["stringData"], json!({"token-0": "one"}));
+        let refresh = json!({
+            "metadata": {"uid": "s-1", "annotations": {"tensile.dev/refresh-at": "t"}}, "stringData": data,
+        });
+        assert_eq!(content.refresh("s-1"), refresh);
+        let without_ca = Content {
+            tokens: &tokens[..1],
+            ca: None,
+            refresh_at: "t",
+        };
+        assert_eq!(without_ca.refresh("s-1")["stringData"], json!({"token-0": "one"}));
     }
 
     #[test]
