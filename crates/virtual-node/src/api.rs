@@ -92,6 +92,23 @@ pub async fn replace<T: DeserializeOwned>(
     within_deadline(client.request(request)).await
 }
 
+/// Merges a patch into any object; `collection` is the path of its collection. With a UID in the patch, another
+/// object of that name is a conflict.
+///
+/// # Errors
+/// As the server answers.
+pub async fn merge<T: DeserializeOwned>(
+    client: &Client,
+    collection: &str,
+    name: &str,
+    patch: &Value,
+) -> Result<T, ApiError> {
+    let request = kube::core::Request::new(collection)
+        .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+        .map_err(|error| ApiError::Refused(error.to_string()))?;
+    within_deadline(client.request(request)).await
+}
+
 /// Reads any object, `None` if it does not exist.
 ///
 /// # Errors

@@ -8,7 +8,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use tensile_core::names;
+use tensile_core::translate::namespace::Mapping;
+use tensile_core::translate::service_account::ServiceAccount;
 use tensile_runtime::args::CommonArgs;
+
+use crate::tokens::ApiAddress;
 
 /// Shows a lower cluster as a Node of the upper cluster and runs the pods bound to it there.
 #[derive(Clone, Debug, clap::Parser)]
@@ -77,6 +81,20 @@ pub struct Args {
     /// Requests to the lower cluster that run at a time for pods.
     #[arg(long, env = "POD_WORKERS", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub pod_workers: u16,
+    /// Where lower pods reach the upper API server, as host:port; that of --kubeconfig unless it is loopback.
+    #[arg(long, env = "UPPER_API_ADDRESS")]
+    pub upper_api_address: Option<ApiAddress>,
+    /// Whether pods have their upper service account where neither they nor their namespace say something else.
+    #[arg(long, env = "ENABLE_SERVICEACCOUNT", default_value_t = true, action = clap::ArgAction::Set,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub enable_serviceaccount: bool,
+    /// Whether Services of namespaces with pods of ours are copied to the lower cluster, with their endpoints.
+    #[arg(long, env = "MIRROR_SERVICES", default_value_t = true, action = clap::ArgAction::Set,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub mirror_services: bool,
+    /// Goes in front of the names of lower namespaces, with a hyphen; for several upper clusters on one lower cluster.
+    #[arg(long, env = "NAMESPACE_PREFIX", value_parser = prefix)]
+    pub namespace_prefix: Option<String>,
 }
 
 /// The flags contradict each other or leave something open.
@@ -134,6 +152,24 @@ impl Args {
         named(&self.ignore_selector_keys).collect()
     }
 
+    /// What namespaces are called below.
+    #[must_use]
+    pub fn mapping(&self) -> Mapping {
+        self.namespace_prefix
+            .clone()
+            .map_or(Mapping::SameName, Mapping::Prefix)
+    }
+
+    /// Whose service account pods get by default.
+    #[must_use]
+    pub fn service_account(&self) -> ServiceAccount {
+        if self.enable_serviceaccount {
+            ServiceAccount::Upper
+        } else {
+            ServiceAccount::None
+        }
+    }
+
     /// Labels that stay above.
     #[must_use]
     pub fn ignored_labels(&self) -> Vec<String> {
@@ -153,6 +189,17 @@ fn label(text: &str) -> Result<(String, String), String> {
             Ok((key.trim().to_owned(), value.trim().to_owned()))
         }
         _ => Err("give one label as key:value".to_owned()),
+    }
+}
+
+/// Leaves room for the names behind it; a namespace's name has at most 63 characters.
+fn prefix(text: &str) -> Result<String, String> {
+    let is_inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let starts = text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+    if starts && text.chars().all(is_inside) && text.len() <= 30 {
+        Ok(text.to_owned())
+    } else {
+        Err("give at most 30 lower-case letters, digits and hyphens, starting with no hyphen".to_owned())
     }
 }
 
@@ -212,6 +259,8 @@ mod tests {
             ["--taint-effect", "Never"],
             ["--tls-cert-file", "only-half"],
             ["--unreachable-grace", "soon"],
+            ["--namespace-prefix", "A_b"],
+            ["--upper-api-address", "https://a"],
         ] {
             let error = mk_args(&wrong).unwrap_err().to_string();
             assert!(error.contains(&wrong[0][..6]), "{error}");

@@ -1,15 +1,19 @@
 //! What one virtual node is, for all that work for it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kube::Client;
 
+use tensile_core::translate::namespace::Mapping;
 use tensile_core::translate::pod::Policy;
+use tensile_core::translate::service_account::ServiceAccount;
 use tensile_runtime::recorder::Recorder;
 
 use crate::metrics::Metrics;
 use crate::shared::Shared;
+use crate::tokens::ApiAddress;
 
 /// Clients, names and settings of one virtual node.
 #[derive(Clone)]
@@ -45,4 +49,22 @@ pub struct Settings {
     pub ignore_labels: Vec<String>,
     /// What the lower cluster allows.
     pub policy: Policy,
+    /// What its namespaces are called below.
+    pub mapping: Mapping,
+    /// Whether Services of upper namespaces with pods of ours are copied.
+    pub mirror_services: bool,
+    /// Whose service account pods get that say nothing, and whose namespace says nothing.
+    pub service_account: ServiceAccount,
+    /// Where lower pods reach the upper API server, if that is known.
+    pub upper_api: Option<ApiAddress>,
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// What the upper namespace is called below.
+    #[must_use]
+    pub fn below<'a>(&self, namespace: &'a str) -> Cow<'a, str> {
+        self.mapping.lower(namespace)
+    }
 }

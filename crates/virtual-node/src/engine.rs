@@ -12,23 +12,29 @@ use std::time::Duration;
 use kube::runtime::watcher::Config;
 use kube::{Api, Resource};
 use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use tensile_core::names;
 use tensile_runtime::admin::Readiness;
 use tensile_runtime::cluster::Cluster;
-use tensile_runtime::object::{ConfigMaps, Meta, Namespaces, Secrets};
+use tensile_runtime::object::{
+    ConfigMaps, EndpointSlices, Meta, Namespaces, PersistentVolumeClaims, Secrets, Services, Slim,
+};
 use tensile_runtime::watch::{Change, Metrics as WatchMetrics, Watch};
 
 use crate::context::Context;
+use crate::events;
 use crate::node::{Capacity, Heartbeat, Identity, Publisher, Reachability, reach};
 use crate::objects::{self, Kind};
 use crate::pods;
 
 /// Objects that are made or renewed at a time; a copy is two requests.
 const OBJECT_WORKERS: usize = 8;
+/// Events that are shown at a time; nobody waits for them.
+const EVENT_WORKERS: usize = 2;
 /// Minor version from which API servers stream initial lists; before, lists are paged.
 const STREAMING_LISTS_SINCE: u32 = 34;
 
@@ -54,6 +60,9 @@ pub struct Engine {
     /// Counters of the watches.
     pub watch_metrics: WatchMetrics,
 }
+
+/// A copy of a Service: its spec has the address that the lower cluster gave it.
+type LowerService = Slim<Services, Value, IgnoredAny>;
 
 /// Counts the watches that have not listed yet.
 #[derive(Debug, Default)]
@@ -183,6 +192,8 @@ impl Engine {
         let mut watches = Watches::new(self);
         self.watch_pods(&mut watches, upper, lower, context);
         self.watch_objects(&mut watches, upper, lower, context);
+        self.watch_services(&mut watches, upper, lower, context);
+        self.watch_claims(&mut watches, upper, lower, context);
         self.watch_nodes(&mut watches, upper, lower, context, &publisher, &capacity);
         let synced = watches.synced.clone();
         let work = async {
@@ -192,9 +203,10 @@ impl Engine {
                 pods = context.shared.lock().pods.len(),
                 "in step with both clusters"
             );
-            let (pods, objects) = (
+            let (pods, objects, events) = (
                 pods::Worker::new(context.clone()),
                 objects::Worker::new(context.clone()),
+                events::Worker::new(context.clone()),
             );
             tokio::join!(
                 context.shared.pods.run(self.pod_workers, |key| pods.work(key)),
@@ -202,6 +214,7 @@ impl Engine {
                     .shared
                     .objects
                     .run(OBJECT_WORKERS, |key| objects.work(key)),
+                context.shared.events.run(EVENT_WORKERS, |key| events.work(key)),
                 publisher.run(),
                 heartbeat.run(),
             );
@@ -218,6 +231,11 @@ impl Engine {
         watches.add(lower, "lower-pods", ours(context), move |change| {
             shared.lower_pod(change);
         });
+        let shared = context.shared.clone();
+        let told = Config::default().fields(events::SELECTOR);
+        watches.add(lower, "lower-events", told, move |change| {
+            shared.lower_event(change);
+        });
     }
 
     fn watch_objects(&self, watches: &mut Watches<'_>, upper: Side<'_>, lower: Side<'_>, context: &Context) {
@@ -230,15 +248,95 @@ impl Engine {
         let secrets = move |change: Change<Meta<Secrets>>| shared.upper_object(Kind::Secret, change);
         watches.add(upper, "upper-secrets", all(), secrets);
         let shared = context.shared.clone();
-        let config_maps =
-            move |change: Change<Meta<ConfigMaps>>| shared.lower_object(Kind::ConfigMap, change);
+        let config_maps = move |change: Change<Meta<ConfigMaps>>| {
+            shared.lower_object(Kind::ConfigMap, change, |_, _, _| {});
+        };
         watches.add(lower, "lower-configmaps", ours(context), config_maps);
         let shared = context.shared.clone();
-        let secrets = move |change: Change<Meta<Secrets>>| shared.lower_object(Kind::Secret, change);
-        watches.add(lower, "lower-secrets", ours(context), secrets);
+        watches.add(lower, "lower-secrets", ours(context), move |change| {
+            shared.lower_secret(change);
+        });
         let shared = context.shared.clone();
-        let namespaces = move |change: Change<Meta<Namespaces>>| shared.lower_object(Kind::Namespace, change);
+        watches.add(upper, "upper-namespaces", all(), move |change| {
+            shared.upper_namespace(change);
+        });
+        let shared = context.shared.clone();
+        let namespaces = move |change: Change<Meta<Namespaces>>| {
+            shared.lower_object(Kind::Namespace, change, |_, _, _| {});
+        };
         watches.add(lower, "lower-namespaces", all(), namespaces);
+    }
+
+    /// Below also when they are not mirrored: copies from before are then removed.
+    fn watch_services(&self, watches: &mut Watches<'_>, upper: Side<'_>, lower: Side<'_>, context: &Context) {
+        if context.settings.mirror_services {
+            let shared = context.shared.clone();
+            watches.add(
+                upper,
+                "upper-services",
+                Config::default(),
+                move |change: Change<Meta<Services>>| {
+                    shared.upper_object(Kind::Service, change);
+                },
+            );
+            let shared = context.shared.clone();
+            watches.add(
+                upper,
+                "upper-endpointslices",
+                Config::default(),
+                move |change: Change<Meta<EndpointSlices>>| {
+                    shared.upper_object(Kind::EndpointSlice, change);
+                },
+            );
+        }
+        let shared = context.shared.clone();
+        watches.add(
+            lower,
+            "lower-services",
+            ours(context),
+            move |change: Change<LowerService>| {
+                shared.lower_object(Kind::Service, change, |state, key, service| {
+                    let copy = json!({"metadata": service.metadata, "spec": service.spec});
+                    state.objects.services.set(key, Some(&copy));
+                });
+            },
+        );
+        let shared = context.shared.clone();
+        watches.add(
+            lower,
+            "lower-endpointslices",
+            ours(context),
+            move |change: Change<Meta<EndpointSlices>>| {
+                shared.lower_object(Kind::EndpointSlice, change, |_, _, _| {});
+            },
+        );
+    }
+
+    fn watch_claims(&self, watches: &mut Watches<'_>, upper: Side<'_>, lower: Side<'_>, context: &Context) {
+        let kind = Kind::PersistentVolumeClaim;
+        let shared = context.shared.clone();
+        watches.add(
+            upper,
+            "upper-claims",
+            Config::default(),
+            move |change: Change<Meta<PersistentVolumeClaims>>| {
+                shared.upper_object(kind, change);
+            },
+        );
+        let shared = context.shared.clone();
+        watches.add(
+            lower,
+            "lower-claims",
+            ours(context),
+            move |change: Change<Meta<PersistentVolumeClaims>>| {
+                shared.lower_object(kind, change, |_, _, _| {});
+            },
+        );
+        let own = Config::default().labels(&format!("{}={}", names::ORIGIN_NODE, self.identity.name));
+        let shared = context.shared.clone();
+        watches.add(upper, "upper-volumes", own, move |change| {
+            shared.upper_volume(change);
+        });
     }
 
     fn watch_nodes(

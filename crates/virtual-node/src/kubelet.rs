@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use tensile_core::translate::namespace::Mapping;
 use tensile_kubelet_api::auth::ApiReviews;
 use tensile_kubelet_api::backend::{PodRef, ResolveError, Target, Unavailable};
 use tensile_kubelet_api::usage::NodeUsage;
@@ -39,6 +40,7 @@ struct NodeBackend {
     name: String,
     upper: Client,
     lower: Client,
+    mapping: Mapping,
     current: Current,
 }
 
@@ -92,7 +94,7 @@ impl NodeBackend {
         }
         Ok(Target {
             client: self.lower.clone(),
-            namespace: pod.namespace.clone(),
+            namespace: self.mapping.lower(&pod.namespace).into_owned(),
             name: pod.name.clone(),
         })
     }
@@ -167,6 +169,7 @@ impl Kubelet {
                 name: args.nodename.clone(),
                 upper: upper.clone(),
                 lower: lower_upgrade.clone(),
+                mapping: args.mapping(),
                 current,
             }),
             auth: Arc::new(Auth::new(

@@ -13,15 +13,20 @@
 
 pub mod api;
 pub mod args;
+pub mod claims;
 pub mod context;
 pub mod engine;
+pub mod events;
 pub mod kubelet;
 pub mod metrics;
+pub mod namespaces;
 pub mod node;
 pub mod objects;
+pub mod origin;
 pub mod pods;
 pub mod run;
 pub mod shared;
+pub mod tokens;
 
 pub use args::Args;
 pub use run::run;

@@ -20,6 +20,7 @@ use crate::kubelet::{Current, Kubelet};
 use crate::metrics::Metrics;
 use crate::node::{Identity, check_owner};
 use crate::shared::Shared;
+use crate::tokens::ApiAddress;
 
 /// Both clusters and who they are.
 struct Clusters {
@@ -82,7 +83,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let fresh = || Context {
         upper: clusters.upper.client.clone(),
         lower: clusters.lower.client.clone(),
-        shared: Shared::new(&args.nodename),
+        shared: Shared::new(&args.nodename, settings.mapping.clone()),
         recorder: recorder.clone(),
         metrics: metrics.clone(),
         settings: settings.clone(),
@@ -140,7 +141,28 @@ fn settings(args: &Args, clusters: &Clusters, identity: &Identity, node_ip: Stri
         ignored_keys: args.ignored_keys(),
         ignore_labels: args.ignored_labels(),
         policy: Policy::default(),
+        mapping: args.mapping(),
+        mirror_services: args.mirror_services,
+        service_account: args.service_account(),
+        upper_api: upper_api(args, &clusters.upper),
     })
+}
+
+/// Where lower pods reach the upper API server. In a pod, our own way to it is an address inside the upper cluster.
+fn upper_api(args: &Args, upper: &Cluster) -> Option<ApiAddress> {
+    let from_kubeconfig = args
+        .common
+        .kubeconfig
+        .as_ref()
+        .and_then(|_| ApiAddress::of(&upper.server));
+    let address = args.upper_api_address.clone().or(from_kubeconfig);
+    if address.is_none() {
+        tracing::warn!(
+            "--upper-api-address is missing: programs in lower pods get tokens, but look for the API server in the \
+             lower cluster"
+        );
+    }
+    address
 }
 
 /// Runs a fresh engine each time the lease is won, until it is lost or its deadline passes.

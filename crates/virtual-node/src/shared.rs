@@ -2,16 +2,25 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::{Mutex, MutexGuard};
 
-use tensile_core::refs::Reference;
+use tensile_core::translate::namespace::Mapping;
 use tensile_runtime::key::Key;
-use tensile_runtime::object::Meta;
+use tensile_runtime::object::{Meta, Namespaces, PersistentVolumes, Secrets};
 use tensile_runtime::queue::Queue;
 use tensile_runtime::watch::Change;
 
+use crate::claims;
+use crate::events::{self, LowerEvent};
+use crate::namespaces;
 use crate::objects::{self, Kind, ObjectKey, Side};
+use crate::origin::{lower_key, upper_key};
 use crate::pods::{self, LowerPod, LowerSide, References, UpperPod};
+use crate::tokens;
+
+/// Label of an EndpointSlice: the Service that it belongs to.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// The indices. One lock for both, because a pod's next step depends on its objects.
 #[derive(Debug, Default)]
@@ -20,6 +29,14 @@ pub struct State {
     pub pods: pods::Index,
     /// What pods need.
     pub objects: objects::Index,
+    /// Secrets with tokens of pods.
+    pub tokens: tokens::Index,
+    /// Claims that are ours to look at, beside those that pods use.
+    pub claims: claims::Index,
+    /// Lower events that wait to be shown.
+    pub events: events::Index,
+    /// What namespaces say about their pods.
+    pub namespaces: namespaces::Index,
 }
 
 /// The indices and the queues of what changed in them.
@@ -30,21 +47,30 @@ pub struct Shared {
     pub pods: Queue<Key>,
     /// Objects to look at.
     pub objects: Queue<ObjectKey>,
+    /// Lower events to look at.
+    pub events: Queue<Key>,
     /// Name of the virtual node, whose lower pods are ours to keep.
     node_name: String,
+    /// What its namespaces are called below.
+    mapping: Mapping,
 }
 
 // === impl Shared ===
 
 impl Shared {
-    /// Empty indices for the virtual node `node_name`.
+    /// Empty indices for the virtual node `node_name`, whose namespaces are called below as `mapping` says.
     #[must_use]
-    pub fn new(node_name: &str) -> Arc<Self> {
+    pub fn new(node_name: &str, mapping: Mapping) -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                namespaces: namespaces::Index::new(mapping.clone()),
+                ..State::default()
+            }),
             pods: Queue::default(),
             objects: Queue::default(),
+            events: Queue::default(),
             node_name: node_name.to_owned(),
+            mapping,
         })
     }
 
@@ -78,7 +104,7 @@ impl Shared {
     }
 
     fn changed(&self, state: &mut State, key: Key, references: &References) {
-        let (before, after) = (list(references.before.as_ref()), list(references.after.as_ref()));
+        let (before, after) = (references.before.as_deref(), references.after.as_deref());
         if before != after {
             for object in state.objects.set_users(&key, before, after) {
                 self.objects.push(object);
@@ -91,102 +117,225 @@ impl Shared {
     pub fn lower_pod(&self, change: Change<LowerPod>) {
         match change {
             Change::Apply(pod) => {
-                let key = Key::of(&pod);
-                if label(&pod, tensile_core::names::ORIGIN_NODE) == Some(&self.node_name) {
+                if label(&pod.metadata, tensile_core::names::ORIGIN_NODE) == Some(&self.node_name)
+                    && let Some(key) = upper_key(&pod.metadata, &self.mapping)
+                {
                     let lower = LowerSide::new(pod);
                     self.state.lock().pods.apply_lower(&key, lower);
                     self.pods.push(key);
                 }
             }
             Change::Delete(pod) => {
-                let key = Key::of(&pod);
-                let uid = pod.metadata.uid.as_deref();
-                self.state.lock().pods.delete_lower(&key, uid);
-                self.pods.push(key);
+                if let Some(key) = upper_key(&pod.metadata, &self.mapping) {
+                    let uid = pod.metadata.uid.as_deref();
+                    self.state.lock().pods.delete_lower(&key, uid);
+                    self.left(&key.namespace);
+                    self.pods.push(key);
+                }
             }
             Change::Reset(live) => {
                 let mut state = self.state.lock();
-                for key in state.pods.lower_not_in(&live) {
+                let is_live = |key: &Key| live.contains(&lower_key(key, &self.mapping));
+                for key in state.pods.lower_not_in(is_live) {
                     state.pods.delete_lower(&key, None);
+                    self.left(&key.namespace);
                     self.pods.push(key);
                 }
             }
         }
     }
 
+    /// Something left a lower namespace, which may go if it was the last thing in it.
+    fn left(&self, namespace: &str) {
+        self.objects.push(ObjectKey::namespace(namespace));
+    }
+
+    /// Takes a change of a lower Secret of this upper cluster: a copy, or the tokens of a pod.
+    pub fn lower_secret(&self, change: Change<Meta<Secrets>>) {
+        let mut state = self.state.lock();
+        match &change {
+            Change::Apply(secret) if tokens::is_token_secret(secret) => {
+                if maker(&secret.metadata) == Some(&self.node_name) {
+                    self.wake(state.tokens.apply(secret).into_iter().collect());
+                }
+                return;
+            }
+            Change::Delete(secret) if tokens::is_token_secret(secret) => {
+                let pod = state.tokens.delete(secret);
+                pod.iter().for_each(|pod| self.left(&pod.namespace));
+                self.wake(pod.into_iter().collect());
+                return;
+            }
+            Change::Reset(live) => state.tokens.retain(live),
+            _ => {}
+        }
+        drop(state);
+        self.lower_object(Kind::Secret, change, |_, _, _| {});
+    }
+
+    /// Takes a change of an upper namespace. Pods that were made keep what they have.
+    pub fn upper_namespace(&self, change: Change<Meta<Namespaces>>) {
+        let mut state = self.state.lock();
+        match change {
+            Change::Apply(namespace) => {
+                if state.namespaces.apply(&namespace) {
+                    let name = namespace.metadata.name.unwrap_or_default();
+                    state
+                        .pods
+                        .keys_in(&name)
+                        .for_each(|pod| self.pods.push(pod.clone()));
+                }
+            }
+            Change::Delete(namespace) => state
+                .namespaces
+                .delete(namespace.metadata.name.as_deref().unwrap_or_default()),
+            Change::Reset(live) => state.namespaces.retain(&live),
+        }
+    }
+
     /// Takes a change of an original; its version is its resourceVersion.
     pub fn upper_object<K: tensile_runtime::object::Kind>(&self, kind: Kind, change: Change<Meta<K>>) {
-        let side = |object: &Meta<K>| Side {
-            uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
-            version: object
-                .metadata
-                .resource_version
-                .as_deref()
-                .unwrap_or_default()
-                .into(),
-            ours: false,
-        };
-        self.object(
-            kind,
-            change,
-            side,
-            objects::Index::upper_not_in,
-            objects::Index::set_upper,
-        );
+        let mut state = self.state.lock();
+        match change {
+            Change::Apply(object) => {
+                let key = ObjectKey {
+                    kind,
+                    key: Key::of(&object),
+                };
+                let metadata = &object.metadata;
+                let version = match kind {
+                    Kind::PersistentVolumeClaim => metadata.uid.as_deref(),
+                    _ => metadata.resource_version.as_deref(),
+                };
+                let side = Side {
+                    uid: metadata.uid.as_deref().unwrap_or_default().into(),
+                    version: version.unwrap_or_default().into(),
+                    ours: false,
+                };
+                self.set_upper(&mut state, &key, Some((side, metadata)));
+            }
+            Change::Delete(object) => {
+                let key = ObjectKey {
+                    kind,
+                    key: Key::of(&object),
+                };
+                self.set_upper(&mut state, &key, None);
+            }
+            Change::Reset(live) => {
+                for key in state.objects.upper_not_in(kind, |key| live.contains(key)) {
+                    self.set_upper(&mut state, &key, None);
+                }
+            }
+        }
+    }
+
+    fn set_upper(&self, state: &mut State, key: &ObjectKey, side: Option<(Side, &ObjectMeta)>) {
+        let (side, metadata) = side.unzip();
+        let woken = state.objects.set_upper(key, side);
+        match (key.kind, metadata) {
+            (Kind::EndpointSlice, Some(metadata)) => state.objects.set_service(key, service_of(metadata)),
+            (Kind::PersistentVolumeClaim, metadata) => {
+                state.claims.set_upper(&key.key, metadata, &self.node_name);
+            }
+            _ => {}
+        }
+        self.wake(woken);
+        self.objects.push(key.clone());
     }
 
     /// Takes a change of a copy; its version is the one of the original that it was made from.
-    pub fn lower_object<K: tensile_runtime::object::Kind>(&self, kind: Kind, change: Change<Meta<K>>) {
-        let side = |object: &Meta<K>| Side {
-            uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
-            version: annotation(object, tensile_core::names::INTENT)
-                .unwrap_or_default()
-                .into(),
-            ours: maker(object).is_none_or(|maker| maker == self.node_name),
-        };
-        self.object(
-            kind,
-            change,
-            side,
-            objects::Index::lower_not_in,
-            objects::Index::set_lower,
-        );
+    pub fn lower_object<R>(&self, kind: Kind, change: Change<R>, on_apply: impl Fn(&mut State, &Key, &R))
+    where
+        R: kube::Resource,
+    {
+        let key = |object: &R| upper_key(object.meta(), &self.mapping).map(|key| ObjectKey { kind, key });
+        let mut state = self.state.lock();
+        match change {
+            Change::Apply(object) => {
+                let Some(key) = key(&object) else { return };
+                let metadata = object.meta();
+                let version = match kind {
+                    Kind::PersistentVolumeClaim => label(metadata, tensile_core::names::ORIGIN_UID),
+                    _ => annotation(metadata, tensile_core::names::INTENT),
+                };
+                let side = Side {
+                    uid: metadata.uid.as_deref().unwrap_or_default().into(),
+                    version: version.unwrap_or_default().into(),
+                    ours: match kind {
+                        Kind::Namespace => is_of_tensile(metadata),
+                        _ => maker(metadata).is_none_or(|maker| maker == self.node_name),
+                    },
+                };
+                on_apply(&mut state, &key.key, &object);
+                self.set_lower(&mut state, &key, Some(side));
+                if kind == Kind::EndpointSlice {
+                    state.objects.set_service(&key, service_of(metadata));
+                }
+            }
+            Change::Delete(object) => {
+                if let Some(key) = key(&object) {
+                    self.set_lower(&mut state, &key, None);
+                }
+            }
+            Change::Reset(live) => {
+                let is_live = |key: &Key| live.contains(&lower_key(key, &self.mapping));
+                for key in state.objects.lower_not_in(kind, is_live) {
+                    self.set_lower(&mut state, &key, None);
+                }
+            }
+        }
     }
 
-    fn object<K: tensile_runtime::object::Kind>(
-        &self,
-        kind: Kind,
-        change: Change<Meta<K>>,
-        side: impl Fn(&Meta<K>) -> Side,
-        not_in: fn(&objects::Index, Kind, &std::collections::HashSet<Key>) -> Vec<ObjectKey>,
-        set: fn(&mut objects::Index, &ObjectKey, Option<Side>) -> Vec<Key>,
-    ) {
-        let mut state = self.state.lock();
-        let changed = match change {
-            Change::Apply(object) => vec![(
-                ObjectKey {
-                    kind,
-                    key: Key::of(&object),
-                },
-                Some(side(&object)),
-            )],
-            Change::Delete(object) => vec![(
-                ObjectKey {
-                    kind,
-                    key: Key::of(&object),
-                },
-                None,
-            )],
-            Change::Reset(live) => not_in(&state.objects, kind, &live)
-                .into_iter()
-                .map(|key| (key, None))
-                .collect(),
-        };
-        for (key, side) in changed {
-            let woken = set(&mut state.objects, &key, side);
-            self.wake(woken);
-            self.objects.push(key);
+    /// Takes a change of a lower event.
+    pub fn lower_event(&self, change: Change<LowerEvent>) {
+        if let Change::Apply(event) = change {
+            let key = Key::of(&event);
+            if self.state.lock().events.apply(&key, event) {
+                self.events.push(key);
+            }
         }
+    }
+
+    /// Takes a change of an upper volume of ours.
+    pub fn upper_volume(&self, change: Change<Meta<PersistentVolumes>>) {
+        let mut state = self.state.lock();
+        let claim = match change {
+            Change::Apply(volume) => state.claims.apply_volume(&volume),
+            Change::Delete(volume) => state.claims.delete_volume(&volume),
+            Change::Reset(live) => {
+                state.claims.retain_volumes(&live);
+                None
+            }
+        };
+        if let Some(key) = claim {
+            let kind = Kind::PersistentVolumeClaim;
+            self.objects.push(ObjectKey { kind, key });
+        }
+    }
+
+    /// Our copy is there or gone: looks again at it, at the pods that wait for it, and at what follows it.
+    pub fn set_lower(&self, state: &mut State, key: &ObjectKey, side: Option<Side>) {
+        let (was_there, is_there) = (
+            state
+                .objects
+                .get(key)
+                .is_some_and(|object| object.lower.is_some()),
+            side.is_some(),
+        );
+        let woken = state.objects.set_lower(key, side);
+        self.wake(woken);
+        if was_there && !is_there {
+            self.left(&key.key.namespace);
+        }
+        if key.kind == Kind::Service && was_there != is_there {
+            if !is_there {
+                state.objects.services.set(&key.key, None);
+            }
+            for slice in state.objects.slices_in(&key.key.namespace) {
+                self.objects.push(slice);
+            }
+        }
+        self.objects.push(key.clone());
     }
 
     /// Looks at these pods again.
@@ -195,20 +344,25 @@ impl Shared {
     }
 }
 
-fn list(references: Option<&Arc<[Reference]>>) -> &[Reference] {
-    references.map_or(&[], |references| references)
+fn label<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    metadata.labels.as_ref()?.get(key).map(String::as_str)
 }
 
-fn label<'a>(pod: &'a LowerPod, key: &str) -> Option<&'a String> {
-    pod.metadata.labels.as_ref()?.get(key)
-}
-
-fn annotation<'a, K>(object: &'a Meta<K>, key: &str) -> Option<&'a str> {
-    object.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+fn annotation<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    metadata.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
 /// The virtual node that made a copy.
-fn maker<K>(copy: &Meta<K>) -> Option<&str> {
-    let labels = copy.metadata.labels.as_ref()?;
-    labels.get(tensile_core::names::ORIGIN_NODE).map(String::as_str)
+fn maker(copy: &ObjectMeta) -> Option<&str> {
+    label(copy, tensile_core::names::ORIGIN_NODE)
+}
+
+/// Whether a Tensile made the object, for any upper cluster.
+fn is_of_tensile(metadata: &ObjectMeta) -> bool {
+    label(metadata, tensile_core::names::ORIGIN_CLUSTER).is_some()
+}
+
+/// The Service that an EndpointSlice belongs to.
+fn service_of(slice: &ObjectMeta) -> Option<&str> {
+    label(slice, SERVICE_NAME)
 }

@@ -15,18 +15,17 @@ pub enum Step {
     Remove(Box<str>),
 }
 
-/// What should happen next with `object`.
+/// What should happen next with `object`, which pods of ours need or not.
 #[must_use]
-pub fn decide(key: &ObjectKey, object: &Object) -> Step {
+pub fn decide(key: &ObjectKey, object: &Object, needed: bool) -> Step {
     if key.kind == Kind::Namespace {
-        // Namespaces stay: others may have moved in.
-        return if object.lower.is_none() {
-            Step::Create
-        } else {
-            Step::Wait
+        return match &object.lower {
+            None if needed => Step::Create,
+            // If it is empty, which is looked at then.
+            Some(lower) if lower.ours && !needed => Step::Remove(lower.uid.clone()),
+            _ => Step::Wait,
         };
     }
-    let needed = !object.users.is_empty();
     match (&object.upper, &object.lower) {
         (Some(_), None) if needed => Step::Create,
         (Some(upper), Some(lower)) if needed && upper.version != lower.version => {
@@ -66,18 +65,16 @@ mod tests {
             (None, side("1"), 1, Step::Remove("1".into())),
             (None, side("1"), 0, Step::Remove("1".into())),
         ] {
-            let users = (0..users).map(|n| Key::new("ns", &n.to_string())).collect();
             let object = Object {
                 upper: upper.clone(),
                 lower: lower.clone(),
-                users,
                 ..Object::default()
             };
             let key = ObjectKey {
                 kind: Kind::Secret,
                 key: Key::new("ns", "a"),
             };
-            assert_eq!(decide(&key, &object), step, "{upper:?} {lower:?}");
+            assert_eq!(decide(&key, &object, users > 0), step, "{upper:?} {lower:?}");
         }
     }
 
@@ -100,28 +97,30 @@ mod tests {
                 lower: side(false),
                 ..Object::default()
             };
-            assert_eq!(decide(&key, &object), step);
+            assert_eq!(decide(&key, &object, false), step);
         }
     }
 
     #[test]
-    fn a_namespace_is_made_and_never_removed() {
+    fn a_namespace_is_made_and_removed_only_if_it_is_ours() {
         let key = ObjectKey::namespace("ns");
-        let lower = Some(Side {
-            uid: "u".into(),
-            version: "".into(),
-            ours: true,
-        });
-        assert_eq!(decide(&key, &Object::default()), Step::Create);
-        assert_eq!(
-            decide(
-                &key,
-                &Object {
-                    lower,
-                    ..Object::default()
-                }
-            ),
-            Step::Wait
-        );
+        assert_eq!(decide(&key, &Object::default(), true), Step::Create);
+        assert_eq!(decide(&key, &Object::default(), false), Step::Wait);
+        for (ours, needed, step) in [
+            (true, true, Step::Wait),
+            (true, false, Step::Remove("u".into())),
+            (false, false, Step::Wait),
+        ] {
+            let lower = Some(Side {
+                uid: "u".into(),
+                version: "".into(),
+                ours,
+            });
+            let object = Object {
+                lower,
+                ..Object::default()
+            };
+            assert_eq!(decide(&key, &object, needed), step);
+        }
     }
 }

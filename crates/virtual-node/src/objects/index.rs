@@ -1,19 +1,21 @@
 //! Both sides of every object that pods may need, and which pods need it.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use tensile_core::refs::Reference;
 use tensile_core::status::Problem;
+use tensile_core::translate::service;
 use tensile_runtime::key::Key;
 
-use super::{Kind, ObjectKey};
+use super::{Kind, ObjectKey, Services};
 
 /// One side of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Side {
     /// `metadata.uid`.
     pub uid: Box<str>,
-    /// Above: `metadata.resourceVersion`. Below: the version of the original that the copy was made from.
+    /// Above: `metadata.resourceVersion`, of a claim its UID. Below: that of the original that the copy was made from.
     pub version: Box<str>,
     /// Below: whether this virtual node made the copy, and so removes it. Another one in front of the same lower
     /// cluster may need it for a pod that is not there yet.
@@ -29,6 +31,8 @@ pub struct Object {
     pub lower: Option<Side>,
     /// Pods that refer to it.
     pub users: HashSet<Key>,
+    /// Of an EndpointSlice: the Service that it belongs to.
+    pub service: Option<Box<str>>,
     /// Why there is no copy, after an attempt failed.
     pub problem: Option<Box<str>>,
     /// Pods that wait for the copy.
@@ -50,6 +54,10 @@ pub enum Need {
 #[derive(Debug, Default)]
 pub struct Index {
     objects: HashMap<ObjectKey, Object>,
+    /// Services and EndpointSlices by namespace.
+    of_namespace: HashMap<Arc<str>, HashSet<ObjectKey>>,
+    /// What the environment of pods says of our Services.
+    pub services: Services,
 }
 
 // === impl Object ===
@@ -78,6 +86,47 @@ impl Index {
         self.objects.get(key)
     }
 
+    /// Whether pods of ours need the object.
+    #[must_use]
+    pub fn is_needed(&self, key: &ObjectKey) -> bool {
+        let (namespace, name) = (&*key.key.namespace, &*key.key.name);
+        match key.kind {
+            Kind::Service => service::is_mirrored(namespace, name) && self.has_pods(namespace),
+            Kind::EndpointSlice => {
+                let service = self.get(key).and_then(|slice| slice.service.as_deref());
+                let service = service.map(|name| ObjectKey {
+                    kind: Kind::Service,
+                    key: Key::new(namespace, name),
+                });
+                service.is_some_and(|service| {
+                    self.is_needed(&service) && self.get(&service).is_some_and(|copy| copy.lower.is_some())
+                })
+            }
+            _ => self.get(key).is_some_and(|object| !object.users.is_empty()),
+        }
+    }
+
+    fn has_pods(&self, namespace: &str) -> bool {
+        self.get(&ObjectKey::namespace(namespace))
+            .is_some_and(|namespace| !namespace.users.is_empty())
+    }
+
+    /// Says which Service an EndpointSlice belongs to.
+    pub fn set_service(&mut self, slice: &ObjectKey, service: Option<&str>) {
+        if let Some(object) = self.objects.get_mut(slice) {
+            object.service = service.map(Box::from);
+        }
+    }
+
+    /// The EndpointSlices of a namespace, which follow its Services.
+    #[must_use]
+    pub fn slices_in(&self, namespace: &str) -> Vec<ObjectKey> {
+        let all = self.of_namespace.get(namespace).into_iter().flatten();
+        all.filter(|key| key.kind == Kind::EndpointSlice)
+            .cloned()
+            .collect()
+    }
+
     /// The original is there or gone; returns the pods that waited for it.
     pub fn set_upper(&mut self, key: &ObjectKey, side: Option<Side>) -> Vec<Key> {
         self.change(key, |object| object.upper = side)
@@ -102,44 +151,76 @@ impl Index {
         change(object);
         object.problem = None;
         let woken = std::mem::take(&mut object.waiting).into_iter().collect();
-        if object.is_idle() {
+        let is_idle = object.is_idle();
+        if is_idle {
             self.objects.remove(key);
+        }
+        if key.kind.is_of_namespace() {
+            self.list(key, !is_idle);
         }
         woken
     }
 
-    /// Objects of `kind` with an original that is not in `live`.
-    #[must_use]
-    pub fn upper_not_in(&self, kind: Kind, live: &HashSet<Key>) -> Vec<ObjectKey> {
-        self.not_in(kind, live, |object| object.upper.is_some())
+    /// Lists an object with its namespace, or takes it off the list.
+    fn list(&mut self, key: &ObjectKey, there: bool) {
+        let namespace = &key.key.namespace;
+        let all = self.of_namespace.entry(namespace.clone()).or_default();
+        if there {
+            all.insert(key.clone());
+        } else {
+            all.remove(key);
+        }
+        if all.is_empty() {
+            self.of_namespace.remove(namespace);
+        }
     }
 
-    /// Objects of `kind` with a copy that is not in `live`.
+    /// Objects of `kind` with an original that is not live any more.
     #[must_use]
-    pub fn lower_not_in(&self, kind: Kind, live: &HashSet<Key>) -> Vec<ObjectKey> {
-        self.not_in(kind, live, |object| object.lower.is_some())
+    pub fn upper_not_in(&self, kind: Kind, is_live: impl Fn(&Key) -> bool) -> Vec<ObjectKey> {
+        self.not_in(kind, is_live, |object| object.upper.is_some())
     }
 
-    fn not_in(&self, kind: Kind, live: &HashSet<Key>, there: impl Fn(&Object) -> bool) -> Vec<ObjectKey> {
+    /// Objects of `kind` with a copy that is not live any more.
+    #[must_use]
+    pub fn lower_not_in(&self, kind: Kind, is_live: impl Fn(&Key) -> bool) -> Vec<ObjectKey> {
+        self.not_in(kind, is_live, |object| object.lower.is_some())
+    }
+
+    fn not_in(
+        &self,
+        kind: Kind,
+        is_live: impl Fn(&Key) -> bool,
+        there: impl Fn(&Object) -> bool,
+    ) -> Vec<ObjectKey> {
         let gone = self
             .objects
             .iter()
             .filter(|(key, object)| key.kind == kind && there(object));
         gone.map(|(key, _)| key)
-            .filter(|key| !live.contains(&key.key))
+            .filter(|key| !is_live(&key.key))
             .cloned()
             .collect()
     }
 
-    /// `pod` referred to `before` and refers to `after` now; returns the objects whose users changed.
-    pub fn set_users(&mut self, pod: &Key, before: &[Reference], after: &[Reference]) -> Vec<ObjectKey> {
-        let keys = |references: &[Reference]| -> HashSet<ObjectKey> {
-            references
-                .iter()
-                .filter_map(|reference| ObjectKey::of(&pod.namespace, reference))
-                .collect()
+    /// `pod` referred to `before` and refers to `after` now, none when there is no such pod; returns the objects
+    /// that may have become needed, or not needed.
+    pub fn set_users(
+        &mut self,
+        pod: &Key,
+        before: Option<&[Reference]>,
+        after: Option<&[Reference]>,
+    ) -> Vec<ObjectKey> {
+        let keys = |references: Option<&[Reference]>| -> HashSet<ObjectKey> {
+            let named = references
+                .into_iter()
+                .flatten()
+                .map(|reference| ObjectKey::of(&pod.namespace, reference));
+            let namespace = references.map(|_| ObjectKey::namespace(&pod.namespace));
+            named.chain(namespace).collect()
         };
         let (before, after) = (keys(before), keys(after));
+        let had_pods = self.has_pods(&pod.namespace);
         for key in after.difference(&before) {
             self.objects
                 .entry(key.clone())
@@ -155,7 +236,31 @@ impl Index {
                 }
             }
         }
-        before.symmetric_difference(&after).cloned().collect()
+        let mut changed: Vec<_> = before.symmetric_difference(&after).cloned().collect();
+        if had_pods != self.has_pods(&pod.namespace) {
+            changed.extend(
+                self.of_namespace
+                    .get(&pod.namespace)
+                    .into_iter()
+                    .flatten()
+                    .cloned(),
+            );
+        }
+        changed
+    }
+
+    /// Services whose copies a pod of their namespace waits for, so that its environment tells of them. One that
+    /// cannot be copied keeps no pod waiting.
+    fn services_to_wait_for(&self, namespace: &str) -> Vec<ObjectKey> {
+        let all = self.of_namespace.get(namespace).into_iter().flatten();
+        let is_pending = |key: &&ObjectKey| {
+            key.kind == Kind::Service
+                && service::is_mirrored(&key.key.namespace, &key.key.name)
+                && self.get(key).is_some_and(|object| {
+                    object.upper.is_some() && object.lower.is_none() && object.problem.is_none()
+                })
+        };
+        all.filter(is_pending).cloned().collect()
     }
 
     /// Whether everything is there that a pod refers to; if not, the pod is remembered and woken later.
@@ -165,7 +270,7 @@ impl Index {
         let namespace = (ObjectKey::namespace(&pod.namespace), None);
         let objects = references
             .iter()
-            .filter_map(|reference| Some((ObjectKey::of(&pod.namespace, reference)?, Some(reference))));
+            .map(|reference| (ObjectKey::of(&pod.namespace, reference), Some(reference)));
         for (key, reference) in std::iter::once(namespace).chain(objects) {
             let object = self.objects.entry(key.clone()).or_default();
             let missing = reference.filter(|_| object.upper.is_none());
@@ -182,6 +287,12 @@ impl Index {
                 });
             }
             pending.push(key);
+        }
+        for key in self.services_to_wait_for(&pod.namespace) {
+            if let Some(object) = self.objects.get_mut(&key) {
+                object.waiting.insert(pod.clone());
+                pending.push(key);
+            }
         }
         match problem {
             Some(problem) => Need::Unmet(problem),
@@ -296,16 +407,74 @@ mod tests {
         let pod = Key::new("ns", "pod");
         let mut index = mk_index();
         let (a, b) = (mk_reference("a", false), mk_reference("b", true));
+        let changed = index.set_users(&pod, None, Some(std::slice::from_ref(&a)));
         assert_eq!(
-            index.set_users(&pod, &[], std::slice::from_ref(&a)),
-            [mk_key("a")]
+            HashSet::from_iter(changed),
+            HashSet::from([mk_key("a"), ObjectKey::namespace("ns")])
         );
-        assert!(index.get(&mk_key("a")).unwrap().users.contains(&pod));
+        assert!(index.is_needed(&mk_key("a")) && !index.is_needed(&mk_key("b")));
         assert_eq!(
-            index.set_users(&pod, std::slice::from_ref(&a), &[a.clone(), b.clone()]),
+            index.set_users(
+                &pod,
+                Some(std::slice::from_ref(&a)),
+                Some(&[a.clone(), b.clone()])
+            ),
             [mk_key("b")]
         );
-        index.set_users(&pod, &[a, b], &[]);
+        index.set_users(&pod, Some(&[a, b]), None);
         assert!(index.get(&mk_key("a")).is_none() && index.get(&mk_key("b")).is_none());
+        assert!(!index.is_needed(&ObjectKey::namespace("ns")));
+    }
+
+    fn mk_of_namespace(kind: Kind, name: &str) -> ObjectKey {
+        ObjectKey {
+            kind,
+            key: Key::new("ns", name),
+        }
+    }
+
+    #[test]
+    fn services_go_with_the_pods_of_their_namespace_and_slices_with_their_services() {
+        let pod = Key::new("ns", "pod");
+        let mut index = mk_index();
+        let (service, slice) = (
+            mk_of_namespace(Kind::Service, "web"),
+            mk_of_namespace(Kind::EndpointSlice, "web-1"),
+        );
+        index.set_upper(&service, mk_side("1"));
+        index.set_upper(&slice, mk_side("1"));
+        index.set_service(&slice, Some("web"));
+        assert!(!index.is_needed(&service));
+
+        let changed = index.set_users(&pod, None, Some(&[]));
+        assert!(
+            changed.contains(&service) && changed.contains(&slice),
+            "{changed:?}"
+        );
+        assert!(index.is_needed(&service));
+        assert!(!index.is_needed(&slice), "its Service is not there yet");
+        assert_eq!(index.need(&pod, &[]), Need::Pending(vec![service.clone()]));
+        assert_eq!(
+            index.set_lower(&service, mk_side("1")),
+            std::slice::from_ref(&pod)
+        );
+        assert_eq!(index.need(&pod, &[]), Need::Met);
+        assert!(index.is_needed(&slice));
+        assert_eq!(index.slices_in("ns"), std::slice::from_ref(&slice));
+
+        let changed = index.set_users(&pod, Some(&[]), None);
+        assert!(changed.contains(&service) && !index.is_needed(&service) && !index.is_needed(&slice));
+    }
+
+    #[test]
+    fn a_service_that_cannot_be_copied_keeps_no_pod_waiting() {
+        let pod = Key::new("ns", "pod");
+        let mut index = mk_index();
+        let service = mk_of_namespace(Kind::Service, "web");
+        index.set_upper(&service, mk_side("1"));
+        index.set_users(&pod, None, Some(&[]));
+        index.need(&pod, &[]);
+        assert_eq!(index.set_problem(&service, "foreign"), std::slice::from_ref(&pod));
+        assert_eq!(index.need(&pod, &[]), Need::Met);
     }
 }

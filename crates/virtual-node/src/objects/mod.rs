@@ -1,15 +1,21 @@
-//! What pods need beside themselves: namespaces, ConfigMaps and Secrets in the lower cluster.
+//! What pods need beside themselves: namespaces, ConfigMaps and Secrets in the lower cluster, and the Services of
+//! their namespaces with their EndpointSlices.
 //!
-//! Both sides are watched as metadata only. A copy is made when the first pod refers to it, renewed when the
-//! original changes, and removed with its last user; an object below that is not ours is left alone, and the
-//! pods that would need its name say so.
+//! Both sides are watched as metadata only; of our Services below, what the environment of pods says of them. A copy
+//! is made when the first pod refers to it (or, of a Service, when the first pod is in its namespace), renewed when
+//! the original changes, and removed with its last user. An object below that is not ours is left alone, and the pods
+//! that would need its name say so. A namespace that we made goes when nothing is in it any more. Slices follow the copy of their Service, so that a foreign Service of that name
+//! never gets endpoints of ours.
 
 mod decide;
+mod empty;
 mod index;
+mod services;
 mod work;
 
 pub use decide::{Step, decide};
 pub use index::{Index, Need, Object, Side};
+pub use services::Services;
 pub use work::Worker;
 
 use std::fmt;
@@ -26,6 +32,12 @@ pub enum Kind {
     ConfigMap,
     /// A Secret.
     Secret,
+    /// A claim; [`claims`](crate::claims) works on it.
+    PersistentVolumeClaim,
+    /// A Service.
+    Service,
+    /// Endpoints of a Service.
+    EndpointSlice,
 }
 
 /// One such object.
@@ -47,6 +59,9 @@ impl Kind {
             Self::Namespace => "Namespace",
             Self::ConfigMap => "ConfigMap",
             Self::Secret => "Secret",
+            Self::PersistentVolumeClaim => "PersistentVolumeClaim",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
         }
     }
 
@@ -57,7 +72,16 @@ impl Kind {
             Self::Namespace => "namespaces",
             Self::ConfigMap => "configmaps",
             Self::Secret => "secrets",
+            Self::PersistentVolumeClaim => "persistentvolumeclaims",
+            Self::Service => "services",
+            Self::EndpointSlice => "endpointslices",
         }
+    }
+
+    /// Whether objects of this kind go with the pods of their namespace, without being named by them.
+    #[must_use]
+    pub fn is_of_namespace(self) -> bool {
+        matches!(self, Self::Service | Self::EndpointSlice)
     }
 }
 
@@ -73,18 +97,18 @@ impl ObjectKey {
         }
     }
 
-    /// What a pod in `namespace` refers to; `None` for kinds that are not copied.
+    /// What a pod in `namespace` refers to.
     #[must_use]
-    pub fn of(namespace: &str, reference: &Reference) -> Option<Self> {
+    pub fn of(namespace: &str, reference: &Reference) -> Self {
         let kind = match reference.kind {
             RefKind::ConfigMap => Kind::ConfigMap,
             RefKind::Secret => Kind::Secret,
-            RefKind::PersistentVolumeClaim => return None,
+            RefKind::PersistentVolumeClaim => Kind::PersistentVolumeClaim,
         };
-        Some(Self {
+        Self {
             kind,
             key: Key::new(namespace, &reference.name),
-        })
+        }
     }
 }
 

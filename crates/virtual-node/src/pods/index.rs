@@ -40,8 +40,13 @@ pub struct References {
 // === impl Entry ===
 
 impl Entry {
+    /// What the upper pod refers to, if it is to be run.
     fn references(&self) -> Option<Arc<[Reference]>> {
-        self.upper.as_ref().map(|upper| upper.references.clone())
+        let upper = self
+            .upper
+            .as_ref()
+            .filter(|upper| upper.not_offloaded.is_none())?;
+        Some(upper.references.clone())
     }
 
     /// Whether the lower pod was made for the upper pod that is there now.
@@ -58,6 +63,13 @@ impl Index {
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<&Entry> {
         self.entries.get(key)
+    }
+
+    /// Keys in a namespace.
+    pub fn keys_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Key> {
+        self.entries
+            .keys()
+            .filter(move |key| *key.namespace == *namespace)
     }
 
     /// Number of entries.
@@ -83,8 +95,8 @@ impl Index {
             }
             new.sent = old.sent.take();
         }
-        let after = Some(new.references.clone());
         entry.upper = Some(new);
+        let after = entry.references();
         Some(References { before, after })
     }
 
@@ -144,20 +156,20 @@ impl Index {
     /// Upper keys that are not in `live`.
     #[must_use]
     pub fn upper_not_in(&self, live: &HashSet<Key>) -> Vec<Key> {
-        self.keys_not_in(live, |entry| entry.upper.is_some())
+        self.keys_not_in(|key| live.contains(key), |entry| entry.upper.is_some())
     }
 
-    /// Lower keys that are not in `live`.
+    /// Keys with a lower pod that is not live any more.
     #[must_use]
-    pub fn lower_not_in(&self, live: &HashSet<Key>) -> Vec<Key> {
-        self.keys_not_in(live, |entry| entry.lower.is_some())
+    pub fn lower_not_in(&self, is_live: impl Fn(&Key) -> bool) -> Vec<Key> {
+        self.keys_not_in(is_live, |entry| entry.lower.is_some())
     }
 
-    fn keys_not_in(&self, live: &HashSet<Key>, there: impl Fn(&Entry) -> bool) -> Vec<Key> {
+    fn keys_not_in(&self, is_live: impl Fn(&Key) -> bool, there: impl Fn(&Entry) -> bool) -> Vec<Key> {
         let gone = self
             .entries
             .iter()
-            .filter(|(key, entry)| there(entry) && !live.contains(key));
+            .filter(|(key, entry)| there(entry) && !is_live(key));
         gone.map(|(key, _)| key.clone()).collect()
     }
 

@@ -16,6 +16,7 @@ mod index;
 mod side;
 #[cfg(test)]
 mod tests;
+mod translation;
 mod work;
 
 pub use body::Body;

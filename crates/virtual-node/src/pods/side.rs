@@ -18,6 +18,9 @@ pub type UpperPod = Slim<Pods>;
 /// A lower pod as its watch delivers it: the spec is of no interest.
 pub type LowerPod = Slim<Pods, IgnoredAny>;
 
+/// Value of [`names::SERVICE_ACCOUNT`] on lower pods that read tokens of the upper cluster.
+pub(super) const UPPER_ACCOUNT: &str = "upper";
+
 /// What is known of an upper pod.
 #[derive(Clone, Debug)]
 pub struct UpperSide {
@@ -67,6 +70,8 @@ pub struct LowerSide {
     pub intent: Box<str>,
     /// Grace period in seconds, once deletion was asked for.
     pub deletion: Option<Deletion>,
+    /// Whether it reads a Secret with tokens of the upper cluster.
+    pub reads_token: bool,
     /// Its status as it came; `None` until the watch has shown it.
     pub status: Option<Box<RawValue>>,
 }
@@ -152,6 +157,7 @@ impl LowerSide {
                 .unwrap_or_default()
                 .into(),
             deletion: deletion(&pod.metadata),
+            reads_token: annotation(names::SERVICE_ACCOUNT).is_some_and(|value| value == UPPER_ACCOUNT),
             status: pod.status,
         }
     }

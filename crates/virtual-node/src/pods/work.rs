@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use tensile_core::status::{Fingerprint, Patch, Problem};
-use tensile_core::translate::pod::{self as translate, Lower};
+use tensile_core::translate::pod::Lower;
 use tensile_core::translate::service_account::ServiceAccount;
 use tensile_core::translate::update;
 use tensile_core::{names, status};
@@ -12,10 +12,13 @@ use tensile_runtime::queue::Outcome;
 use tensile_runtime::recorder::Note;
 
 use super::side::version;
+use super::translation::Translated;
 use super::{Body, LowerPod, LowerSide, Step, UpperPod, decide};
 use crate::api::{self, ApiError};
 use crate::context::Context;
 use crate::objects::Need;
+use crate::origin::lower_key;
+use crate::tokens::{self, Issued, Keeper};
 
 /// Requests for one pod in a row; more means that two sides disagree, which the backoff then slows down.
 const STEPS: usize = 8;
@@ -24,12 +27,14 @@ const STEPS: usize = 8;
 #[derive(Clone)]
 pub struct Worker {
     context: Context,
+    tokens: Keeper,
 }
 
 /// Whether to look at the entry again at once.
 enum Next {
     Again,
     Done,
+    Finish(Outcome),
 }
 
 /// Identity of the upper pod that a step is for.
@@ -44,16 +49,22 @@ impl Worker {
     /// A worker for one virtual node.
     #[must_use]
     pub fn new(context: Context) -> Self {
-        Self { context }
+        let tokens = Keeper::new(context.clone());
+        Self { context, tokens }
     }
 
     /// Brings the pod at `key` as far as it gets now.
     pub async fn work(&self, key: Key) -> Outcome {
         for _ in 0..STEPS {
-            let step = self.decide(&key);
-            match self.carry_out(&key, step).await {
+            let (step, token) = self.decide(&key);
+            let done = match step {
+                Step::Wait => self.tokens.keep(&key, token).await.map(Next::Finish),
+                step => self.carry_out(&key, step).await,
+            };
+            match done {
                 Ok(Next::Again) => {}
                 Ok(Next::Done) => return Outcome::Done,
+                Ok(Next::Finish(outcome)) => return outcome,
                 Err(error) => {
                     self.context.metrics.pod_retries.inc();
                     tracing::debug!(pod = %key, %error, "will be tried again");
@@ -64,12 +75,19 @@ impl Worker {
         Outcome::Retry
     }
 
-    fn decide(&self, key: &Key) -> Step {
+    /// Path of the collection of the lower pod.
+    fn pods_below(&self, key: &Key) -> String {
+        api::collection(&self.context.settings.below(&key.namespace), "pods")
+    }
+
+    /// The next step, and what the pod's tokens need when there is none.
+    fn decide(&self, key: &Key) -> (Step, tokens::Step) {
         let state = self.context.shared.lock();
-        state
-            .pods
-            .get(key)
-            .map_or(Step::Wait, |entry| decide(entry, &self.context.settings.node_ip))
+        let Some(entry) = state.pods.get(key) else {
+            return (Step::Wait, tokens::Step::Nothing);
+        };
+        let token = self.tokens.decide(&state, entry);
+        (decide(entry, &self.context.settings.node_ip), token)
     }
 
     async fn carry_out(&self, key: &Key, step: Step) -> Result<Next, ApiError> {
@@ -119,32 +137,22 @@ impl Worker {
         self.context.shared.lock().objects.need(key, references)
     }
 
-    fn translate(&self, body: &Body, namespace: &str) -> Result<Lower, Problem> {
-        let settings = &self.context.settings;
-        let context = translate::Context {
-            origin_cluster: &settings.origin_cluster,
-            node_name: &settings.node_name,
-            node_labels: &settings.node_labels,
-            ignored_keys: &settings.ignored_keys,
-            ignore_labels: &settings.ignore_labels,
-            lower_namespace: namespace,
-            service_env: &[],
-            service_account: ServiceAccount::None,
-            policy: &settings.policy,
-        };
-        let refused = |error: String| Problem::Refused { error };
-        let upper = body.value().map_err(|error| refused(error.to_string()))?;
-        translate::to_lower(&upper, &context).map_err(|error| refused(with_cause(&error)))
-    }
-
     async fn create(&self, target: &Target<'_>, body: &Body, body_hash: u64) -> Result<Next, ApiError> {
-        let lower = match self.translate(body, &target.key.namespace) {
-            Ok(lower) => lower,
+        let mut pod = match Translated::new(&self.context, target.key, body) {
+            Ok(pod) => pod,
             Err(problem) => return self.refuse(target.key, &problem).await.map(|()| Next::Done),
         };
-        let collection = api::collection(&target.key.namespace, "pods");
+        let issued = self.issue(target, &pod).await?;
+        if issued.is_some() {
+            pod.reads_token();
+        }
+        let lower = &pod.lower;
+        let collection = self.pods_below(target.key);
         match api::create::<LowerPod>(&self.context.lower, &collection, &lower.pod).await {
             Ok(created) => {
+                if let (Some(issued), Some(uid)) = (issued, &created.metadata.uid) {
+                    self.follow_with_token(target.key, &pod.upper, uid, &issued).await;
+                }
                 // Ephemeral containers follow as an update, so the body is still needed for them.
                 let carried_out = lower.ephemeral_containers.is_empty().then_some(body_hash);
                 self.adopt(target, created, carried_out);
@@ -164,6 +172,30 @@ impl Worker {
         }
     }
 
+    /// Asks for the tokens of a pod that is about to be made. A refusal is told, and may pass.
+    async fn issue(&self, target: &Target<'_>, pod: &Translated) -> Result<Option<Issued>, ApiError> {
+        if pod.service_account != ServiceAccount::Upper {
+            return Ok(None);
+        }
+        let issued = self.tokens.issuer.issue(&pod.upper).await;
+        if let Err(ApiError::Refused(error) | ApiError::NotFound(error)) = &issued {
+            let account = pod.upper["spec"]["serviceAccountName"].as_str();
+            let problem = Problem::Dependency {
+                what: format!("token of service account {}", account.unwrap_or_default()),
+                error: error.clone(),
+            };
+            self.refuse(target.key, &problem).await?;
+        }
+        issued
+    }
+
+    /// The kubelet waits for the Secret of a pod that was just made. If it cannot be written now, it is made later.
+    async fn follow_with_token(&self, key: &Key, upper: &Value, lower_uid: &str, issued: &Issued) {
+        if let Err(error) = self.tokens.write(key, upper, lower_uid, None, issued).await {
+            tracing::debug!(pod = %key, %error, "tokens will be tried again");
+        }
+    }
+
     /// The lower pod is there; what the watch will show of it is already known.
     fn adopt(&self, target: &Target<'_>, lower: LowerPod, carried_out: Option<u64>) {
         let mut state = self.context.shared.lock();
@@ -175,7 +207,7 @@ impl Worker {
 
     /// A pod with this name is in the lower cluster already: ours from before, or somebody else's.
     async fn name_taken(&self, target: &Target<'_>) -> Result<Next, ApiError> {
-        let collection = api::collection(&target.key.namespace, "pods");
+        let collection = self.pods_below(target.key);
         let Some(found) = api::get::<LowerPod>(&self.context.lower, &collection, &target.key.name).await?
         else {
             return Ok(Next::Again);
@@ -194,7 +226,7 @@ impl Worker {
             )));
         }
         let problem = Problem::ForeignNamesake {
-            namespace: target.key.namespace.to_string(),
+            namespace: self.context.settings.below(&target.key.namespace).into_owned(),
             name: target.key.name.to_string(),
         };
         self.refuse(target.key, &problem).await?;
@@ -209,8 +241,8 @@ impl Worker {
         intent: &str,
         lower_uid: &str,
     ) -> Result<Next, ApiError> {
-        let lower = match self.translate(body, &target.key.namespace) {
-            Ok(lower) => lower,
+        let lower = match Translated::new(&self.context, target.key, body) {
+            Ok(pod) => pod.lower,
             Err(problem) => return self.refuse(target.key, &problem).await.map(|()| Next::Done),
         };
         if lower.intent != intent {
@@ -228,11 +260,12 @@ impl Worker {
     /// not keep the rest from arriving.
     async fn carry_down(&self, target: &Target<'_>, lower: &Lower, lower_uid: &str) -> Result<(), ApiError> {
         let key = target.key;
-        let collection = api::collection(&key.namespace, "pods");
+        let collection = self.pods_below(key);
         let below: Option<Value> = api::get(&self.context.lower, &collection, &key.name).await?;
         let Some(below) = below.filter(|below| below["metadata"]["uid"] == lower_uid) else {
             return Ok(());
         };
+        let below_key = lower_key(key, &self.context.settings.mapping);
         let update = update::update(lower, &below);
         let patches = [
             ("ephemeralcontainers", update.ephemeral_containers),
@@ -241,7 +274,7 @@ impl Worker {
         ];
         for (subresource, patch) in patches {
             let Some(patch) = patch else { continue };
-            match api::patch_pod(&self.context.lower, key, subresource, &patch).await {
+            match api::patch_pod(&self.context.lower, &below_key, subresource, &patch).await {
                 Err(ApiError::Refused(error)) if !subresource.is_empty() => {
                     let message = format!("the lower cluster refuses the change of {subresource}: {error}");
                     self.note(target, true, "UpdateRefused", message);
@@ -291,9 +324,10 @@ impl Worker {
         grace: Option<i64>,
         unless_upper: Option<&str>,
     ) -> Result<Next, ApiError> {
-        let collection = api::collection(&key.namespace, "pods");
+        let collection = self.pods_below(key);
         if let Some(origin_uid) = unless_upper {
-            let upper = api::get::<UpperPod>(&self.context.upper, &collection, &key.name).await?;
+            let above = api::collection(&key.namespace, "pods");
+            let upper = api::get::<UpperPod>(&self.context.upper, &above, &key.name).await?;
             let wanted = upper.is_some_and(|upper| {
                 upper.metadata.uid.as_deref() == Some(origin_uid)
                     && upper.metadata.deletion_timestamp.is_none()
@@ -320,7 +354,7 @@ impl Worker {
     async fn delete_upper(&self, key: &Key, uid: &str, grace: i64, confirm: bool) -> Result<Next, ApiError> {
         let collection = api::collection(&key.namespace, "pods");
         if confirm {
-            let lower = api::get::<LowerPod>(&self.context.lower, &collection, &key.name).await?;
+            let lower = api::get::<LowerPod>(&self.context.lower, &self.pods_below(key), &key.name).await?;
             let side = lower.map(LowerSide::new).filter(|side| *side.origin_uid == *uid);
             if let Some(side) = side {
                 self.context.shared.lock().pods.apply_lower(key, side);
@@ -367,13 +401,5 @@ impl Worker {
             action: "Offload",
             message,
         });
-    }
-}
-
-/// An error and what caused it, in one line.
-fn with_cause(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", with_cause(source)),
-        None => error.to_string(),
     }
 }
