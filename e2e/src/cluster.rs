@@ -277,6 +277,11 @@ impl Cluster {
         control_plane::audit_log(self.folder.path())
     }
 
+    /// The kubectl that tests run: a static program, which a pod of a real node can run too.
+    pub fn kubectl_path(&self) -> PathBuf {
+        self.binaries.path("kubectl")
+    }
+
     /// The folder of the components' logs.
     pub fn logs_dir(&self) -> PathBuf {
         self.folder.logs()

@@ -27,6 +27,7 @@ mod pki;
 mod process;
 mod proxy;
 mod real;
+pub mod rights;
 mod run;
 mod spec;
 pub mod support;

@@ -5,6 +5,7 @@
 mod config;
 mod ending;
 mod exec;
+mod identity;
 mod kubelet_port;
 mod logs;
 mod workloads;
@@ -46,7 +47,7 @@ struct Site {
 
 async fn mk_ground() -> Result<Ground> {
     let (upper, lower) = tokio::try_join!(
-        Cluster::start(ClusterSpec::new("pods-upper")),
+        Cluster::start(ClusterSpec::new("pods-upper").reachable_from_pods()),
         Cluster::start(ClusterSpec::new("pods-lower").with_real_node()),
     )?;
     let node = VirtualNodeSpec::new(NODE).start(&upper, &lower).await?;
