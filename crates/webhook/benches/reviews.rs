@@ -34,6 +34,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+/// That of the binary, for the load generator and the server that does nothing too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Set for the server process: what it serves.
 const SERVE: &str = "TENSILE_BENCH_SERVE";
 /// Connections of the load generator; an API server keeps up to 25 idle ones to a webhook (client-go).

@@ -29,7 +29,11 @@ impl Patch {
                 .operations
                 .push(PatchOperation::Remove(RemoveOperation { path })),
             (Some(Value::Object(before)), Some(Value::Object(after))) => {
-                for (key, value) in before {
+                // A path is written only for what differs: most members do not.
+                for (key, value) in before
+                    .iter()
+                    .filter(|(key, value)| after.get(*key) != Some(*value))
+                {
                     self.change(path.with_trailing_token(key), Some(value), after.get(key));
                 }
                 for (key, value) in after.iter().filter(|(key, _)| !before.contains_key(*key)) {
@@ -37,7 +41,8 @@ impl Patch {
                 }
             }
             (Some(Value::Array(before)), Some(Value::Array(after))) if before.len() <= after.len() => {
-                for (index, (before, after)) in before.iter().zip(after).enumerate() {
+                let pairs = before.iter().zip(after).enumerate();
+                for (index, (before, after)) in pairs.filter(|(_, (before, after))| before != after) {
                     self.change(path.with_trailing_token(index), Some(before), Some(after));
                 }
                 for value in &after[before.len()..] {

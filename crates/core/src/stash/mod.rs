@@ -182,11 +182,20 @@ fn required_terms(affinity: &Map<String, Value>) -> Option<&[Value]> {
     )
 }
 
+/// Takes the terms out of an affinity's required node affinity; an empty member is left of it.
+fn take_required_terms(affinity: &mut Map<String, Value>) -> Vec<Value> {
+    let node = affinity.get_mut("nodeAffinity");
+    let required = node.and_then(|node| node.get_mut(REQUIRED));
+    let terms = required.and_then(|required| required.get_mut("nodeSelectorTerms"));
+    into_list(terms.map(Value::take).unwrap_or_default())
+}
+
 /// Puts the terms of an affinity's required node affinity; other members of it survive.
 fn put_required_terms(affinity: &mut Map<String, Value>, terms: Option<Vec<Value>>) {
     let required = terms.map(|terms| {
-        let old = affinity.get("nodeAffinity").and_then(|node| node.get(REQUIRED));
-        let mut required = into_object(old.cloned().unwrap_or_default());
+        let node = affinity.get_mut("nodeAffinity");
+        let old = node.and_then(|node| node.get_mut(REQUIRED));
+        let mut required = into_object(old.map(Value::take).unwrap_or_default());
         required.insert("nodeSelectorTerms".to_owned(), terms.into());
         required.into()
     });
@@ -199,6 +208,12 @@ fn list_at<'a>(affinity: &'a Map<String, Value>, kind: &str, field: &str) -> &'a
     list.map_or(&[], Vec::as_slice)
 }
 
+/// Takes the list at `kind.field` out of an affinity; an empty one is left, which [`put_list`] then replaces.
+fn take_list(affinity: &mut Map<String, Value>, kind: &str, field: &str) -> Vec<Value> {
+    let list = affinity.get_mut(kind).and_then(|kind| kind.get_mut(field));
+    into_list(list.map(Value::take).unwrap_or_default())
+}
+
 /// Puts `list` at `kind.field` of an affinity; an empty list removes the field, and `kind` with its last field.
 fn put_list(affinity: &mut Map<String, Value>, kind: &str, field: &str, list: Vec<Value>) {
     put(affinity, kind, field, (!list.is_empty()).then(|| list.into()));
@@ -206,13 +221,23 @@ fn put_list(affinity: &mut Map<String, Value>, kind: &str, field: &str, list: Ve
 
 /// Puts `value` at `kind.field` of an affinity; `None` removes the field, and `kind` with its last field.
 fn put(affinity: &mut Map<String, Value>, kind: &str, field: &str, value: Option<Value>) {
-    let mut fields = into_object(affinity.remove(kind).unwrap_or_default());
-    match value {
-        Some(value) => fields.insert(field.to_owned(), value),
-        None => fields.remove(field),
+    if !affinity.get(kind).is_some_and(Value::is_object) {
+        if value.is_none() {
+            affinity.remove(kind);
+            return;
+        }
+        affinity.insert(kind.to_owned(), Map::new().into());
+    }
+    let Some(fields) = affinity.get_mut(kind).and_then(Value::as_object_mut) else {
+        return;
     };
-    if !fields.is_empty() {
-        affinity.insert(kind.to_owned(), fields.into());
+    match (value, fields.get_mut(field)) {
+        (Some(value), Some(old)) => *old = value,
+        (Some(value), None) => drop(fields.insert(field.to_owned(), value)),
+        (None, _) => drop(fields.remove(field)),
+    }
+    if fields.is_empty() {
+        affinity.remove(kind);
     }
 }
 

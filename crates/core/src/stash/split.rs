@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Constraints, PREFERRED, REQUIRED, Stash, into_list, into_object, list_at, put_list, put_required_terms,
-    required_terms,
+    required_terms, take_list, take_required_terms,
     terms::{Share, above, both, is_empty, necessary, share},
 };
 use crate::{affinity::AffinityError, names};
@@ -167,7 +167,8 @@ fn split_required(
 ) -> Result<(), SplitError> {
     let terms = required_terms(upper).unwrap_or_default();
     if terms.iter().any(|term| share(term, ignored) != Share::Above) {
-        let terms: Vec<Value> = terms.iter().filter(|term| !is_empty(term)).cloned().collect();
+        let mut terms = take_required_terms(upper);
+        terms.retain(|term| !is_empty(term));
         put_required_terms(upper, None);
         let joined = match required_terms(stash) {
             None => terms,
@@ -242,8 +243,10 @@ fn split_anti_affinity(
     if !own.iter().any(|entry| is_per_host(entry, term)) {
         return;
     }
-    let (per_host, kept): (Vec<_>, Vec<_>) = own.iter().cloned().partition(|entry| is_per_host(entry, term));
-    let below = [list_at(stash, "podAntiAffinity", field), &per_host].concat();
+    let own = take_list(upper, "podAntiAffinity", field).into_iter();
+    let (per_host, kept): (Vec<_>, Vec<_>) = own.partition(|entry| is_per_host(entry, term));
+    let mut below = take_list(stash, "podAntiAffinity", field);
+    below.extend(per_host);
     put_list(upper, "podAntiAffinity", field, kept);
     put_list(stash, "podAntiAffinity", field, below);
 }
