@@ -47,6 +47,10 @@ pub const SPLIT: &str = "tensile.dev/split";
 pub const CLUSTER: &str = "tensile.dev/cluster";
 /// Annotation on that Secret: `"true"` lets the cluster go without touching it.
 pub const ABANDON: &str = "tensile.dev/abandon";
+/// Annotation on that Secret: why it cannot be used; gone when it can.
+pub const CLUSTER_PROBLEM: &str = "tensile.dev/problem";
+/// Finalizer on that Secret: holds it until nothing of ours is left in the lower cluster.
+pub const CLUSTER_FINALIZER: &str = "tensile.dev/cluster";
 
 /// Annotation on upper pods: the virtual nodes that the webhook made the pod avoid, separated by commas.
 pub const AVOIDED_NODES: &str = "tensile.dev/avoided-nodes";

@@ -37,6 +37,8 @@ pub enum Source {
     File(PathBuf),
     /// The service account of the pod that we run in.
     InCluster,
+    /// A kubeconfig that somebody else follows and hands over, for the cluster with this id.
+    Given(Arc<str>),
 }
 
 /// Clients for one cluster. Clones share connections.
@@ -71,6 +73,14 @@ pub enum ClusterError {
     Kubeconfig {
         /// The file.
         path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The kubeconfig out of a Secret cannot be used.
+    #[error("kubeconfig of cluster {id}: {reason}; correct it in the Secret of the cluster")]
+    Given {
+        /// The cluster.
+        id: Arc<str>,
         /// What is wrong with it.
         reason: String,
     },
@@ -112,6 +122,18 @@ impl Cluster {
     /// When the credentials are missing or malformed. There is no fall-back to any other source.
     pub async fn open(source: Source) -> Result<Self, ClusterError> {
         let content = read(&source).await?;
+        Self::with(source, content).await
+    }
+
+    /// Opens a cluster with a kubeconfig that [`Cluster::take_over`] replaces when it changes.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be used.
+    pub async fn given(id: &str, kubeconfig: &str) -> Result<Self, ClusterError> {
+        Self::with(Source::Given(id.into()), kubeconfig.as_bytes().to_vec()).await
+    }
+
+    async fn with(source: Source, content: Vec<u8>) -> Result<Self, ClusterError> {
         let config = config(&source, &content).await?;
         let transports = Arc::new(Transports {
             api: ArcSwap::from_pointee(http2(&config)?),
@@ -167,7 +189,19 @@ impl Cluster {
 
     /// Returns whether new credentials are in use.
     async fn reload(&self) -> Result<bool, ClusterError> {
-        let content = read(&self.source).await?;
+        self.swap(read(&self.source).await?).await
+    }
+
+    /// Takes over another kubeconfig; requests and watches that run go on as they are. Returns whether it is
+    /// another one.
+    ///
+    /// # Errors
+    /// When it cannot be used; the one before stays in use.
+    pub async fn take_over(&self, kubeconfig: &str) -> Result<bool, ClusterError> {
+        self.swap(kubeconfig.as_bytes().to_vec()).await
+    }
+
+    async fn swap(&self, content: Vec<u8>) -> Result<bool, ClusterError> {
         if **self.transports.content.load() == content {
             return Ok(false);
         }
@@ -210,7 +244,7 @@ impl Cluster {
 async fn read(source: &Source) -> Result<Vec<u8>, ClusterError> {
     match source {
         // kube follows the files of a service account itself.
-        Source::InCluster => Ok(Vec::new()),
+        Source::InCluster | Source::Given(_) => Ok(Vec::new()),
         Source::File(path) => tokio::fs::read(path)
             .await
             .map_err(|error| ClusterError::Kubeconfig {
@@ -223,20 +257,25 @@ async fn read(source: &Source) -> Result<Vec<u8>, ClusterError> {
 async fn config(source: &Source, content: &[u8]) -> Result<Config, ClusterError> {
     let mut config = match source {
         Source::InCluster => Config::incluster().map_err(ClusterError::InCluster)?,
-        Source::File(path) => {
-            let wrong = |reason: String| ClusterError::Kubeconfig {
-                path: path.clone(),
-                reason,
-            };
-            let text = std::str::from_utf8(content).map_err(|error| wrong(error.to_string()))?;
-            let kubeconfig = Kubeconfig::from_yaml(text).map_err(|error| wrong(error.to_string()))?;
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-                .await
-                .map_err(|error| wrong(error.to_string()))?
-        }
+        Source::File(path) => parse(content).await.map_err(|reason| ClusterError::Kubeconfig {
+            path: path.clone(),
+            reason,
+        })?,
+        Source::Given(id) => parse(content).await.map_err(|reason| ClusterError::Given {
+            id: id.clone(),
+            reason,
+        })?,
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     Ok(config)
+}
+
+async fn parse(content: &[u8]) -> Result<Config, String> {
+    let text = std::str::from_utf8(content).map_err(|error| error.to_string())?;
+    let kubeconfig = Kubeconfig::from_yaml(text).map_err(|error| error.to_string())?;
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .map_err(|error| error.to_string())
 }
 
 /// A client whose every request goes to the transport that is current then.

@@ -13,6 +13,7 @@
 pub mod admin;
 pub mod args;
 pub mod cluster;
+pub mod clusters;
 pub mod exit;
 pub mod key;
 pub mod lease;
