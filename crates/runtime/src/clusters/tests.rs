@@ -90,12 +90,11 @@ fn nonsense_is_told_once_and_disturbs_nobody_not_even_its_own_cluster() {
         mk_secret("a", "a", 1, &json!({})),
         mk_secret("b", "b", 2, &json!({})),
     ]);
-    let broken = json!({"data": {"nodes.yaml": "nodes: 3"}});
-    let said = apply(&mut index, mk_secret("a", "a", 1, &broken));
+    let mut told = json!({"data": {"nodes.yaml": "nodes: 3"}});
+    let said = apply(&mut index, mk_secret("a", "a", 1, &told));
     assert_eq!(said.len(), 1);
     assert!(said[0].starts_with("problem a: key nodes.yaml: "), "{said:?}");
     let text = said[0].trim_start_matches("problem a: ");
-    let mut told = broken.clone();
     told["metadata"] = json!({"annotations": {"tensile.dev/problem": text}});
     assert!(apply(&mut index, mk_secret("a", "a", 1, &told)).is_empty());
     told["data"] = json!({});
