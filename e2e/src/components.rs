@@ -13,6 +13,9 @@ pub enum Components {
     /// `tensile-webhook`.
     #[command(hide = true)]
     Webhook(Box<tensile_webhook::Args>),
+    /// `tensile-descheduler`.
+    #[command(hide = true)]
+    Descheduler(Box<tensile_descheduler::Args>),
 }
 
 // === impl Components ===
@@ -26,6 +29,7 @@ impl Components {
         match self {
             Self::VirtualNode(args) => tensile_virtual_node::run(*args, shutdown).await,
             Self::Webhook(args) => Ok(tensile_webhook::run(*args, shutdown).await?),
+            Self::Descheduler(args) => Ok(tensile_descheduler::run(*args, shutdown).await?),
         }
     }
 }

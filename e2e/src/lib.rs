@@ -18,6 +18,7 @@ mod cluster;
 mod component;
 mod components;
 mod control_plane;
+pub mod descheduler;
 mod kubeconfig;
 mod kubectl;
 mod kwok;

@@ -81,6 +81,13 @@ impl Avoidance {
             .map(|(node, _)| node.as_str())
     }
 
+    /// When the pods of `owner` stop to avoid `node`; `None` if they do not avoid it at `now`.
+    #[must_use]
+    pub fn end(&self, owner: &str, node: &str, now: u64) -> Option<u64> {
+        let end = *self.0.get(owner)?.get(node)?;
+        (end > now).then_some(end)
+    }
+
     /// Lets the pods of `owner` avoid `node` until `end`, or longer if that was said before.
     pub fn avoid(&mut self, owner: &str, node: &str, end: u64) {
         let nodes = self.0.entry(owner.to_owned()).or_default();
@@ -134,6 +141,9 @@ mod tests {
         assert_eq!(nodes(&avoidance, "owner", 10), ["b"]);
         assert!(nodes(&avoidance, "owner", 20).is_empty());
         assert!(nodes(&avoidance, "nobody", 0).is_empty());
+        assert_eq!(avoidance.end("owner", "b", 19), Some(20));
+        assert_eq!(avoidance.end("owner", "b", 20), None);
+        assert_eq!(avoidance.end("owner", "c", 0), None);
     }
 
     #[test]

@@ -442,5 +442,6 @@ impl PodEntry {
     }
 }
 
+mod passing;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,260 @@
+//! Evictions, and the avoidance that is written before them.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::policy::v1::Eviction;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions, Status};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::json;
+use tensile_core::avoidance::{Avoidance, CONFIG_MAP};
+use tensile_core::names;
+
+use crate::plan::Move;
+
+/// What became of a planned eviction.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The pod goes.
+    Evicted,
+    /// It was gone already, or another pod has its name.
+    Gone,
+    /// Since the plan was made, its lower cluster has found a node for it.
+    Placed,
+    /// A PodDisruptionBudget does not allow it now.
+    Budget(kube::Error),
+    /// The API server refused, or could not be asked.
+    Failed(kube::Error),
+}
+
+/// Evicts pods of the upper cluster.
+#[derive(Clone)]
+pub struct Evictor {
+    /// The upper cluster.
+    pub upper: Client,
+    /// Where the avoidance is kept.
+    pub system_namespace: String,
+    /// Grace period of evicted pods in seconds; `None` for their own.
+    pub grace_period: Option<u32>,
+    /// Name of the policy's profile.
+    pub profile: String,
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// In a word, for reports and metrics.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Evicted => "Evicted",
+            Self::Gone => "Gone",
+            Self::Placed => "Placed",
+            Self::Budget(_) => "Budget",
+            Self::Failed(_) => "Failed",
+        }
+    }
+
+    /// What the API server said, if it refused.
+    #[must_use]
+    pub fn message(&self) -> Option<String> {
+        match self {
+            Self::Budget(error) | Self::Failed(error) => Some(error.to_string()),
+            Self::Evicted | Self::Gone | Self::Placed => None,
+        }
+    }
+}
+
+// === impl Evictor ===
+
+impl Evictor {
+    /// The avoidance as it is kept. Entries that cannot be read are reported and count as none.
+    ///
+    /// # Errors
+    /// When the API server does not give it out.
+    pub async fn load(&self) -> kube::Result<Avoidance> {
+        let map = self.config_maps().get_opt(CONFIG_MAP).await?;
+        let data = map.and_then(|map| map.data).unwrap_or_default();
+        let (avoidance, errors) = Avoidance::decode(&data);
+        for error in errors {
+            tracing::warn!(%error, "an avoidance entry counts as none");
+        }
+        Ok(avoidance)
+    }
+
+    /// Writes what differs between two states of the avoidance.
+    ///
+    /// # Errors
+    /// When the API server does not take it.
+    pub async fn save(&self, before: &Avoidance, after: &Avoidance) -> kube::Result<()> {
+        let changes = changes(&before.encode(), &after.encode());
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let maps = self.config_maps();
+        let patch = Patch::Merge(json!({"data": changes}));
+        match maps.patch(CONFIG_MAP, &PatchParams::default(), &patch).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                let map = ConfigMap {
+                    metadata: ObjectMeta {
+                        name: Some(CONFIG_MAP.to_owned()),
+                        ..ObjectMeta::default()
+                    },
+                    data: Some(after.encode()),
+                    ..ConfigMap::default()
+                };
+                maps.create(&PostParams::default(), &map).await.map(drop)
+            }
+            patched => patched.map(drop),
+        }
+    }
+
+    /// Evicts the pod, unless its lower cluster has just found a node for it.
+    pub async fn evict(&self, lower: Option<&Client>, planned: &Move) -> Outcome {
+        match is_placed(lower, &planned.pod.uid).await {
+            Ok(true) => return Outcome::Placed,
+            Ok(false) => {}
+            Err(error) => return Outcome::Failed(error),
+        }
+        let pods: Api<Pod> = Api::namespaced(self.upper.clone(), &planned.pod.namespace);
+        let eviction = eviction(planned, &self.profile, self.grace_period);
+        let params = PostParams::default();
+        let posted = pods
+            .create_subresource::<_, Status>("eviction", &planned.pod.name, &params, &eviction)
+            .await;
+        match posted {
+            Ok(_) => Outcome::Evicted,
+            Err(error) => refused(error),
+        }
+    }
+
+    fn config_maps(&self) -> Api<ConfigMap> {
+        Api::namespaced(self.upper.clone(), &self.system_namespace)
+    }
+}
+
+/// What is posted: the UID is a precondition, so that a namesake is never evicted in its place.
+fn eviction(planned: &Move, profile: &str, grace_period: Option<u32>) -> Eviction {
+    let reason = format!("triggered by {profile}/{}: {}", planned.strategy, planned.why);
+    let annotations = [
+        ("reason".to_owned(), reason),
+        ("requested-by".to_owned(), names::MANAGER.to_owned()),
+    ];
+    Eviction {
+        metadata: ObjectMeta {
+            name: Some(planned.pod.name.clone()),
+            namespace: Some(planned.pod.namespace.clone()),
+            annotations: Some(annotations.into()),
+            ..ObjectMeta::default()
+        },
+        delete_options: Some(DeleteOptions {
+            grace_period_seconds: grace_period.map(i64::from),
+            preconditions: Some(Preconditions {
+                uid: Some(planned.pod.uid.clone()),
+                ..Preconditions::default()
+            }),
+            ..DeleteOptions::default()
+        }),
+    }
+}
+
+/// Whether the lower pod has a node by now. A cluster that cannot be asked is an error: nothing is evicted on hearsay.
+async fn is_placed(lower: Option<&Client>, origin: &str) -> kube::Result<bool> {
+    let Some(lower) = lower else {
+        return Err(kube::Error::Service("the lower cluster has left".into()));
+    };
+    let pods: Api<Pod> = Api::all(lower.clone());
+    let ours = ListParams::default().labels(&format!("{}={origin}", names::ORIGIN_UID));
+    let found = pods.list(&ours).await?;
+    Ok(found
+        .iter()
+        .any(|pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())))
+}
+
+/// 409 is the UID precondition; 500 is what the API server says where several budgets match one pod.
+fn refused(error: kube::Error) -> Outcome {
+    match &error {
+        kube::Error::Api(status) if [404, 409].contains(&status.code) => Outcome::Gone,
+        kube::Error::Api(status) if status.code == 429 => Outcome::Budget(error),
+        _ => Outcome::Failed(error),
+    }
+}
+
+/// The entries that are new, other or gone.
+fn changes(
+    before: &BTreeMap<String, String>,
+    after: &BTreeMap<String, String>,
+) -> BTreeMap<String, Option<String>> {
+    let gone = before.keys().filter(|key| !after.contains_key(*key));
+    let changed = after.iter().filter(|(key, text)| before.get(*key) != Some(text));
+    gone.map(|key| (key.clone(), None))
+        .chain(changed.map(|(key, text)| (key.clone(), Some(text.clone()))))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::PodRef;
+    use kube::core::Status as ApiStatus;
+
+    #[test]
+    fn only_what_differs_is_written() {
+        let map = |entries: &[(&str, &str)]| {
+            let owned = entries
+                .iter()
+                .map(|(key, text)| ((*key).to_owned(), (*text).to_owned()));
+            owned.collect::<BTreeMap<_, _>>()
+        };
+        let (before, after) = (
+            map(&[("a", "1"), ("b", "1"), ("c", "1")]),
+            map(&[("b", "1"), ("c", "2"), ("d", "1")]),
+        );
+        let wanted = json!({"a": null, "c": "2", "d": "1"});
+        assert_eq!(json!(changes(&before, &after)), wanted);
+        assert!(changes(&after, &after).is_empty());
+    }
+
+    #[test]
+    fn answers_of_the_eviction_api_are_told_apart() {
+        for (code, word) in [
+            (404, "Gone"),
+            (409, "Gone"),
+            (429, "Budget"),
+            (500, "Failed"),
+            (403, "Failed"),
+        ] {
+            let status = ApiStatus {
+                code,
+                ..ApiStatus::failure("no", "reason")
+            };
+            let outcome = refused(kube::Error::Api(status.boxed()));
+            assert_eq!(outcome.word(), word);
+            assert_eq!(outcome.message().is_none(), word == "Gone");
+        }
+    }
+
+    #[test]
+    fn an_eviction_names_uid_grace_and_reason() {
+        let planned = Move {
+            pod: PodRef {
+                namespace: "ns".into(),
+                name: "p".into(),
+                uid: "u".into(),
+            },
+            strategy: "UnschedulableBelow",
+            from: "va".into(),
+            to: "vb".into(),
+            lower_node: "b1".into(),
+            why: "it cannot run".into(),
+        };
+        let posted = serde_json::to_value(eviction(&planned, "default", Some(5))).unwrap();
+        let options = &posted["deleteOptions"];
+        assert_eq!(options["preconditions"], json!({"uid": "u"}));
+        assert_eq!(options["gracePeriodSeconds"], 5);
+        let reason = &posted["metadata"]["annotations"]["reason"];
+        assert_eq!(reason, "triggered by default/UnschedulableBelow: it cannot run");
+        assert_eq!(posted["metadata"]["name"], "p");
+    }
+}

@@ -1,0 +1,89 @@
+//! The last round as JSON, on the admin port at `/report`.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::plan::{Move, Plan, Stay};
+
+/// A round: what was planned, and what became of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// When it was, in seconds since the Unix epoch; 0 before the first.
+    pub time: u64,
+    /// Whether nothing was to be touched.
+    pub dry_run: bool,
+    /// Why nothing could be planned.
+    pub doubt: Option<String>,
+    /// Planned moves, each with what became of it.
+    pub moves: Vec<Moved>,
+    /// Pods that stay, and why.
+    pub stays: Vec<Stay>,
+}
+
+/// A planned move, and what became of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Moved {
+    /// What was planned.
+    #[serde(flatten)]
+    pub planned: Move,
+    /// In a word; `Planned` if it was not to be carried out.
+    pub result: &'static str,
+    /// What the API server said, if it refused.
+    pub message: Option<String>,
+}
+
+/// The last report. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Last(Arc<Mutex<Arc<Report>>>);
+
+// === impl Report ===
+
+impl Report {
+    /// Of a plan that is not carried out.
+    #[must_use]
+    pub fn of_plan(time: u64, dry_run: bool, plan: Plan) -> Self {
+        let planned = |planned| Moved {
+            planned,
+            result: "Planned",
+            message: None,
+        };
+        Self {
+            time,
+            dry_run,
+            doubt: None,
+            moves: plan.moves.into_iter().map(planned).collect(),
+            stays: plan.stays,
+        }
+    }
+}
+
+// === impl Last ===
+
+impl Last {
+    /// Replaces the report.
+    pub fn set(&self, report: Arc<Report>) {
+        *self.0.lock() = report;
+    }
+
+    /// The report.
+    #[must_use]
+    pub fn get(&self) -> Arc<Report> {
+        self.0.lock().clone()
+    }
+
+    /// The page.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route(
+                "/report",
+                get(|State(last): State<Self>| async move { Json(last.get().as_ref().clone()) }),
+            )
+            .with_state(self)
+    }
+}

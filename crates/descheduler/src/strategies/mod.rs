@@ -1,0 +1,3 @@
+//! Strategies, each a folder: arguments with defaults and checks, and a pure decision.
+
+pub mod unschedulable_below;
