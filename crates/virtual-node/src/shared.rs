@@ -327,6 +327,10 @@ impl Shared {
         if was_there && !is_there {
             self.left(&key.key.namespace);
         }
+        if key.kind == Kind::Namespace && was_there != is_there {
+            // What failed in a namespace that ends works in the next one.
+            self.wake(state.objects.users(key));
+        }
         if key.kind == Kind::Service && was_there != is_there {
             if !is_there {
                 state.objects.services.set(&key.key, None);

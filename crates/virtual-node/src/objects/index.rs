@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tensile_core::refs::Reference;
 use tensile_core::status::Problem;
@@ -9,6 +10,9 @@ use tensile_core::translate::service;
 use tensile_runtime::key::Key;
 
 use super::{Kind, ObjectKey, Services};
+
+/// How long a namespace is kept that no pod needs any more.
+const NAMESPACE_REST: Duration = Duration::from_secs(30);
 
 /// One side of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +39,8 @@ pub struct Object {
     pub service: Option<Box<str>>,
     /// Why there is no copy, after an attempt failed.
     pub problem: Option<Box<str>>,
+    /// Of a namespace: since when no pod needs it.
+    pub idle_since: Option<Instant>,
     /// Pods that wait for the copy.
     pub(super) waiting: HashSet<Key>,
 }
@@ -106,9 +112,26 @@ impl Index {
         }
     }
 
+    /// Pods that refer to the object, or are in the namespace.
+    #[must_use]
+    pub fn users(&self, key: &ObjectKey) -> Vec<Key> {
+        self.get(key)
+            .map_or_else(Vec::new, |object| object.users.iter().cloned().collect())
+    }
+
     fn has_pods(&self, namespace: &str) -> bool {
         self.get(&ObjectKey::namespace(namespace))
             .is_some_and(|namespace| !namespace.users.is_empty())
+    }
+
+    /// How much longer a namespace that no pod needs is kept at `now`: pods come back soon, as those of a CronJob, and a
+    /// namespace takes seconds to end. None when it is over.
+    pub fn rest(&mut self, namespace: &ObjectKey, now: Instant) -> Option<Duration> {
+        let object = self.objects.get_mut(namespace)?;
+        let since = *object.idle_since.get_or_insert(now);
+        NAMESPACE_REST
+            .checked_sub(now.duration_since(since))
+            .filter(|rest| !rest.is_zero())
     }
 
     /// Says which Service an EndpointSlice belongs to.
@@ -222,11 +245,9 @@ impl Index {
         let (before, after) = (keys(before), keys(after));
         let had_pods = self.has_pods(&pod.namespace);
         for key in after.difference(&before) {
-            self.objects
-                .entry(key.clone())
-                .or_default()
-                .users
-                .insert(pod.clone());
+            let object = self.objects.entry(key.clone()).or_default();
+            object.users.insert(pod.clone());
+            object.idle_since = None;
         }
         for key in before.difference(&after) {
             if let Some(object) = self.objects.get_mut(key) {
@@ -424,6 +445,19 @@ mod tests {
         index.set_users(&pod, Some(&[a, b]), None);
         assert!(index.get(&mk_key("a")).is_none() && index.get(&mk_key("b")).is_none());
         assert!(!index.is_needed(&ObjectKey::namespace("ns")));
+    }
+
+    #[test]
+    fn a_namespace_rests_until_nobody_came_for_a_while() {
+        let (mut index, key, pod) = (mk_index(), ObjectKey::namespace("ns"), Key::new("ns", "pod"));
+        let start = Instant::now();
+        let seconds = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(index.rest(&key, start), Some(NAMESPACE_REST));
+        assert_eq!(index.rest(&key, seconds(20)), Some(Duration::from_secs(10)));
+        assert_eq!(index.rest(&key, seconds(30)), None);
+        index.set_users(&pod, None, Some(&[]));
+        index.set_users(&pod, Some(&[]), None);
+        assert_eq!(index.rest(&key, seconds(40)), Some(NAMESPACE_REST), "a pod came");
     }
 
     fn mk_of_namespace(kind: Kind, name: &str) -> ObjectKey {

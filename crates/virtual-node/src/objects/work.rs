@@ -1,5 +1,7 @@
 //! Makes, renews and removes copies.
 
+use std::time::Instant;
+
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -61,6 +63,12 @@ impl Worker {
             let object = objects.get(&key);
             object.map_or(Step::Wait, |object| decide(&key, object, objects.is_needed(&key)))
         };
+        if key.kind == Kind::Namespace
+            && matches!(step, Step::Remove(_))
+            && let Some(rest) = self.context.shared.lock().objects.rest(&key, Instant::now())
+        {
+            return Outcome::After(rest);
+        }
         let done = match step {
             Step::Wait => Ok(()),
             Step::Create => self.create(&key).await,
