@@ -8,6 +8,7 @@ mod exec;
 mod identity;
 mod kubelet_port;
 mod logs;
+mod surroundings;
 mod workloads;
 
 use std::time::Duration;

@@ -218,6 +218,8 @@ fn a_stateful_set_has_its_claims_in_two_clusters() -> TestResult {
         let labels = json!({"app": "set"});
         let apart =
             json!([{"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"}]);
+        // One virtual node of each lower cluster.
+        let nodes = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE, "vn-b"]});
         let set = json!({
             "metadata": {"name": "set"},
             "spec": {
@@ -225,9 +227,13 @@ fn a_stateful_set_has_its_claims_in_two_clusters() -> TestResult {
                 "selector": {"matchLabels": labels},
                 "volumeClaimTemplates": [mk_claim("data", &class)],
                 "template": {"metadata": {"labels": labels}, "spec": {
-                    "nodeSelector": {"type": "virtual-kubelet"},
                     "tolerations": [{"key": "virtual-kubelet.io/provider", "operator": "Exists"}],
-                    "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": apart}},
+                    "affinity": {
+                        "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": apart},
+                        "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+                            "nodeSelectorTerms": [{"matchExpressions": [nodes]}],
+                        }},
+                    },
                     "containers": [{
                         "name": "main", "image": "ours",
                         "volumeMounts": [{"name": "data", "mountPath": "/data"}],

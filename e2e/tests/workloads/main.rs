@@ -1,7 +1,8 @@
 //! What a workload brings along, on simulated nodes: Services, claims, events, namespaces, several clusters.
 //!
-//! Two upper clusters, `upper` and `other`; two lower ones. `vn-a` stands for the first lower cluster and `vn-b` for
-//! the second, both in `upper`; `vn-a` of `other` stands for the first one too, with a prefix before its namespaces.
+//! Two upper clusters, `upper` and `other`; two lower ones. In `upper`, `vn-a` and `vn-d` stand for the first lower
+//! cluster and `vn-b` for the second; `vn-a` of `other` stands for the first one too, with a prefix before its
+//! namespaces.
 
 mod claims;
 mod events;
@@ -21,7 +22,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 /// Longest time for one thing to happen.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(90);
 /// The virtual node of the first lower cluster.
 const NODE: &str = "vn-a";
 /// Before the namespaces of the other upper cluster.
@@ -31,7 +32,7 @@ static GROUND: Shared<Ground> = Shared::new();
 
 struct Ground {
     clusters: [Cluster; 4],
-    _nodes: [VirtualNode; 3],
+    _nodes: [VirtualNode; 4],
 }
 
 /// A namespace of its own for one test, and clients as administrator.
@@ -57,7 +58,7 @@ async fn mk_ground() -> Result<Ground> {
     )?;
     // All of them have the rights of the chart's roles, and no others.
     let (of_upper, of_other) = tokio::try_join!(
-        rights::for_upper(&upper, &["a", "b"]),
+        rights::for_upper(&upper, &["a", "b", "d"]),
         rights::for_upper(&other, &["a"])
     )?;
     let (of_first, of_second) = tokio::try_join!(rights::for_lower(&first), rights::for_lower(&second))?;
@@ -70,11 +71,15 @@ async fn mk_ground() -> Result<Ground> {
     let c = VirtualNodeSpec::new(NODE)
         .args(["--namespace-prefix", PREFIX])
         .upper_kubeconfig(of_other)
-        .lower_kubeconfig(of_first);
+        .lower_kubeconfig(&of_first);
+    let d = VirtualNodeSpec::new("vn-d")
+        .upper_kubeconfig(&of_upper)
+        .lower_kubeconfig(&of_first);
     let nodes = tokio::try_join!(
         a.start(&upper, &first),
         b.start(&upper, &second),
-        c.start(&other, &first)
+        c.start(&other, &first),
+        d.start(&upper, &first)
     )?;
     Ok(Ground {
         clusters: [upper, other, first, second],

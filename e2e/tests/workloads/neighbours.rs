@@ -5,7 +5,7 @@ use e2e::{TestResult, support};
 use kube::Client;
 use serde_json::{Value, json};
 
-use crate::{NODE, PREFIX, Site, create, delete, get, is_running, mk_pod, on_site, until, until_gone};
+use crate::{NODE, PREFIX, Site, create, delete, get, is_running, merge, mk_pod, on_site, until, until_gone};
 
 /// Makes the same workload in an upper cluster; only the data and the images differ.
 async fn settle(site: &Site, upper: &Client, whose: &str) -> Result<Value> {
@@ -75,5 +75,40 @@ fn the_same_names_in_two_upper_clusters_stay_apart() -> TestResult {
         );
         ensure!(!get(&site.first, &site.all("services"), "web").await?.is_null());
         Ok(())
+    })
+}
+
+#[test]
+fn two_virtual_nodes_before_one_lower_cluster_share_what_their_pods_need() -> TestResult {
+    on_site(async |site| {
+        let config = json!({"metadata": {"name": "config"}, "data": {"a": "1"}});
+        create(&site.upper, &site.all("configmaps"), &config).await?;
+        let service = json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}});
+        create(&site.upper, &site.all("services"), &service).await?;
+        let volumes = json!({"volumes": [{"name": "c", "configMap": {"name": "config"}}]});
+        for (name, node) in [("one", NODE), ("two", "vn-d")] {
+            let pod = site.run(&mk_pod(name, node, &volumes), &site.first).await?;
+            ensure!(
+                pod["metadata"]["labels"]["tensile.dev/origin-node"] == node,
+                "{pod}"
+            );
+        }
+        site.end("one", &site.first).await?;
+        let changed = json!({"data": {"a": "2"}});
+        merge(&site.upper, &site.all("configmaps"), "config", &changed).await?;
+        let is_new = |copy: &Value| copy["data"]["a"] == "2";
+        until(
+            &site.first,
+            &site.all("configmaps"),
+            "config",
+            "to be renewed",
+            is_new,
+        )
+        .await?;
+        ensure!(is_running(&get(&site.first, &site.all("pods"), "two").await?));
+        ensure!(!get(&site.first, &site.all("services"), "web").await?.is_null());
+        site.end("two", &site.first).await?;
+        until_gone(&site.first, &site.all("configmaps"), "config").await?;
+        until_gone(&site.first, &site.all("services"), "web").await
     })
 }

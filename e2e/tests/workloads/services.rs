@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{NODE, Site, create, delete, get, list, merge, mk_pod, on_site, until, until_gone};
 
-fn mk_service(name: &str, spec: Value) -> Value {
+fn mk_service(name: &str, spec: &Value) -> Value {
     let mut service = json!({"metadata": {"name": name}, "spec": spec});
     if service["spec"]["type"] != "ExternalName" {
         service["spec"]["ports"] = json!([{"name": "http", "port": 80, "targetPort": 8080}]);
@@ -57,12 +57,12 @@ fn services_come_with_the_pods_of_their_namespace_and_go_with_them() -> TestResu
         let all = site.all("services");
         let selector = json!({"app": "web"});
         for service in [
-            mk_service("web", json!({"selector": selector})),
-            mk_service("headless", json!({"selector": selector, "clusterIP": "None"})),
-            mk_service("open", json!({"selector": selector, "type": "LoadBalancer"})),
+            mk_service("web", &json!({"selector": selector})),
+            mk_service("headless", &json!({"selector": selector, "clusterIP": "None"})),
+            mk_service("open", &json!({"selector": selector, "type": "LoadBalancer"})),
             mk_service(
                 "alias",
-                json!({"type": "ExternalName", "externalName": "example.org"}),
+                &json!({"type": "ExternalName", "externalName": "example.org"}),
             ),
         ] {
             create(&site.upper, &all, &service).await?;
@@ -122,17 +122,17 @@ fn a_foreign_service_of_the_same_name_gets_no_endpoints_of_ours() -> TestResult 
         let all = site.all("services");
         let namespace = json!({"metadata": {"name": site.namespace}});
         create(&site.first, "/api/v1/namespaces", &namespace).await?;
-        let theirs = create(&site.first, &all, &mk_service("web", json!({}))).await?;
+        let theirs = create(&site.first, &all, &mk_service("web", &json!({}))).await?;
         create(
             &site.upper,
             &all,
-            &mk_service("web", json!({"selector": {"app": "web"}})),
+            &mk_service("web", &json!({"selector": {"app": "web"}})),
         )
         .await?;
         create(
             &site.upper,
             &all,
-            &mk_service("next", json!({"selector": {"app": "web"}})),
+            &mk_service("next", &json!({"selector": {"app": "web"}})),
         )
         .await?;
         let pod = site.run(&mk_pod("web", NODE, &json!({})), &site.first).await?;
