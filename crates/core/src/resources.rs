@@ -228,12 +228,27 @@ impl Resources {
     /// kube-scheduler.
     #[must_use]
     pub fn fits(&self, free: &Self) -> bool {
-        self.lacking(&Self::default(), free).next().is_none()
+        self.fits_beside(&Self::default(), free)
+    }
+
+    /// Whether no lane is [lacking](Self::lacking); faster than to name those that are.
+    #[must_use]
+    pub fn fits_beside(&self, used: &Self, total: &Self) -> bool {
+        !(lacks(self.pods, used.pods, total.pods)
+            || lacks(self.milli_cpu, used.milli_cpu, total.milli_cpu)
+            || lacks(self.memory, used.memory, total.memory)
+            || lacks(
+                self.ephemeral_storage,
+                used.ephemeral_storage,
+                total.ephemeral_storage,
+            )
+            || self
+                .extended()
+                .any(|(name, asked)| lacks(asked, used.extended_units(name), total.extended_units(name))))
     }
 
     /// The lanes in which `self` asks for more than is left of `total` beside `used`.
     pub fn lacking<'a>(&'a self, used: &'a Self, total: &'a Self) -> impl Iterator<Item = Lane> + 'a {
-        let lacks = |asked: i64, used: i64, total: i64| asked > 0 && asked > total.saturating_sub(used);
         let fixed = [
             (Lane::Pods, lacks(self.pods, used.pods, total.pods)),
             (
@@ -295,6 +310,11 @@ impl Resources {
         self.extended
             .binary_search_by(|(candidate, _)| candidate.as_ref().cmp(name))
     }
+}
+
+/// What is not asked for is not lacking, even where more is used than there is.
+fn lacks(asked: i64, used: i64, total: i64) -> bool {
+    asked > 0 && asked > total.saturating_sub(used)
 }
 
 /// Reads the API's resource list.

@@ -145,6 +145,19 @@ impl Candidate {
     }
 }
 
+impl Candidate {
+    /// Whether no filter can tell the two apart: they differ in their name or in whom they stand for at most.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.pod.is_like(&other.pod)
+            && self.tolerations == other.tolerations
+            && self.node_affinity == other.node_affinity
+            && self.affinity == other.affinity
+            && self.spread == other.spread
+            && self.unknown == other.unknown
+    }
+}
+
 impl RawSpread {
     /// The constraint, if it must hold, of a pod with these labels.
     fn compile(self, labels: &Labels) -> Option<SpreadConstraint> {

@@ -12,6 +12,7 @@ use tensile_core::view::NodeView;
 
 use crate::candidate::Candidate;
 use crate::fit::Fit;
+use crate::fits::Fits;
 use crate::intern::Interner;
 use crate::labels::SharedLabels;
 use crate::node::{Node, NodeFacts, NodeId, NodeState};
@@ -34,6 +35,9 @@ pub struct Cluster {
     /// What is promised to upper pods, by their UID.
     reservations: HashMap<Uid, Placed>,
     storage: Storage,
+    /// Goes up with every change that a filter could notice.
+    state: u64,
+    fits: Fits,
 }
 
 /// A namespace with the pods in it. Pods can be heard of before their namespace is.
@@ -69,6 +73,7 @@ impl Cluster {
         let node = &mut self.nodes[id as usize];
         let changed = node.facts != facts;
         node.facts = facts;
+        self.state += u64::from(changed);
         changed
     }
 
@@ -78,6 +83,7 @@ impl Cluster {
             return false;
         };
         let was_known = self.nodes[id as usize].facts.take().is_some();
+        self.state += u64::from(was_known);
         self.drop_if_vacant(id);
         was_known
     }
@@ -143,6 +149,7 @@ impl Cluster {
         let namespace = self.namespaces.entry(name).or_default();
         let changed = !namespace.known || namespace.labels != labels;
         (namespace.labels, namespace.known) = (labels, true);
+        self.state += u64::from(changed);
         changed
     }
 
@@ -153,6 +160,7 @@ impl Cluster {
         };
         let was_known = std::mem::take(&mut namespace.known);
         namespace.labels = SharedLabels::default();
+        self.state += u64::from(was_known);
         self.drop_namespace_if_vacant(name);
         was_known
     }
@@ -270,6 +278,7 @@ impl Cluster {
     }
 
     fn hold(&mut self, Placed { shape, node }: &Placed) {
+        self.state += 1;
         self.nodes[*node as usize].add(shape);
         if !shape.anti_affinity.is_empty() {
             self.repelling.insert(shape.clone());
@@ -283,6 +292,7 @@ impl Cluster {
     }
 
     fn give_back(&mut self, Placed { shape, node }: &Placed) {
+        self.state += 1;
         self.nodes[*node as usize].remove(shape);
         self.drop_if_vacant(*node);
         let Some(namespace) = self.namespaces.get_mut(&shape.namespace) else {
@@ -336,6 +346,12 @@ impl Cluster {
         self.settled.contains_key(&origin)
     }
 
+    /// Whether a place is promised to the upper pod.
+    #[must_use]
+    pub fn is_promised(&self, origin: Uid) -> bool {
+        self.reservations.contains_key(&origin)
+    }
+
     /// The promises: upper pod and node.
     pub fn reservations(&self) -> impl ExactSizeIterator<Item = (Uid, &Arc<str>)> {
         self.reservations
@@ -344,18 +360,32 @@ impl Cluster {
     }
 }
 
-// === impl Cluster: what if ===
+// === impl Cluster: answers ===
 
 impl Cluster {
+    /// What the nodes that `pool` selects (`None`: all of them) say to `candidate`, as [`Fit::of`]: asked anew only
+    /// if the cluster has changed since such a pod was asked about.
+    #[must_use]
+    pub fn fit(&self, candidate: &Candidate, pool: Option<&Selector>) -> Fit {
+        self.fits
+            .get_or(self.state, candidate, pool, || Fit::of(self, candidate, pool))
+    }
+
     /// What the cluster would say to `candidate` if these upper pods were not in it, promises included.
     pub fn fit_without(&mut self, origins: &[Uid], candidate: &Candidate, pool: Option<&Selector>) -> Fit {
         let held: Vec<Placed> = origins
             .iter()
             .filter_map(|origin| self.held_for(*origin))
             .collect();
+        if held.is_empty() {
+            return self.fit(candidate, pool);
+        }
+        let state = self.state;
         held.iter().for_each(|placed| self.give_back(placed));
         let fit = Fit::of(self, candidate, pool);
         held.iter().for_each(|placed| self.hold(placed));
+        // All is as it was.
+        self.state = state;
         fit
     }
 
@@ -384,6 +414,7 @@ impl Cluster {
 
     /// Volumes, claims and classes, to be changed.
     pub fn storage_mut(&mut self) -> &mut Storage {
+        self.state += 1;
         &mut self.storage
     }
 

@@ -16,6 +16,7 @@ mod cluster;
 mod explain;
 mod filters;
 mod fit;
+mod fits;
 mod fragments;
 mod intern;
 mod labels;

@@ -213,6 +213,22 @@ impl Pod {
         self.node_name.as_deref().filter(|_| !self.phase.is_terminal())
     }
 
+    /// Whether no filter can tell the two apart when they ask for a place.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let is_told = |(key, _): &(&str, &str)| *key != names::ORIGIN_UID;
+        self.request == other.request
+            && self.namespace == other.namespace
+            && self
+                .labels
+                .iter()
+                .filter(is_told)
+                .eq(other.labels.iter().filter(is_told))
+            && self.node_name == other.node_name
+            && self.host_ports == other.host_ports
+            && self.anti_affinity == other.anti_affinity
+            && self.claims == other.claims
+    }
+
     pub(crate) fn shape(&self, interner: &mut Interner) -> Shape {
         Shape {
             namespace: interner.get(&self.namespace),

@@ -32,6 +32,10 @@ pub enum Reason {
     ExistingAntiAffinity,
     /// A claim does not exist: its `namespace/name`.
     ClaimMissing(Box<str>),
+    /// A claim is being deleted: its `namespace/name`.
+    ClaimDeleting(Box<str>),
+    /// A claim has lost its volume: its `namespace/name`.
+    ClaimLost(Box<str>),
     /// A claim that is bound at once is not bound.
     ClaimUnbound,
     /// A claim whose volume does not exist.
@@ -51,7 +55,7 @@ pub enum Reason {
 /// Whether a refusal can end without the node itself changing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Refusal {
-    /// Other pods are in the way: when they go, the node may do.
+    /// Other pods are in the way, or a claim is not there yet: once that changes, the node may do.
     Now,
     /// The node would not do even if it were empty.
     Never,
@@ -70,6 +74,13 @@ impl fmt::Display for Reason {
             Self::Insufficient(Lane::Pods) => "Too many pods",
             Self::Insufficient(lane) => return write!(f, "Insufficient {lane}"),
             Self::ClaimMissing(key) => return write!(f, "persistentvolumeclaim \"{key}\" not found"),
+            Self::ClaimDeleting(key) => return write!(f, "persistentvolumeclaim \"{key}\" is being deleted"),
+            Self::ClaimLost(key) => {
+                return write!(
+                    f,
+                    "persistentvolumeclaim \"{key}\" bound to non-existent persistentvolume"
+                );
+            }
             Self::NodeName => "node(s) didn't match the requested node name",
             Self::Unschedulable => "node(s) were unschedulable",
             Self::NodeAffinity => "node(s) didn't match Pod's node affinity/selector",

@@ -82,6 +82,10 @@ pub struct Claim {
     pub volume: Option<Box<str>>,
     /// Whether claim and volume know each other.
     pub bound: bool,
+    /// Whether `metadata.deletionTimestamp` is set.
+    pub deleting: bool,
+    /// Whether its volume is gone (`status.phase: Lost`).
+    pub lost: bool,
     /// `spec.storageClassName`.
     pub class: Box<str>,
     /// `spec.resources.requests.storage`.
@@ -173,7 +177,7 @@ struct RawMetadata {
 struct RawVolume {
     metadata: RawMetadata,
     spec: RawVolumeSpec,
-    status: RawVolumeStatus,
+    status: RawStatus,
 }
 
 #[derive(Default, Deserialize)]
@@ -213,7 +217,7 @@ struct RawCsi {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct RawVolumeStatus {
+struct RawStatus {
     phase: Box<str>,
 }
 
@@ -222,6 +226,7 @@ struct RawVolumeStatus {
 struct RawClaim {
     metadata: RawMetadata,
     spec: RawClaimSpec,
+    status: RawStatus,
 }
 
 #[derive(Default, Deserialize)]
@@ -415,12 +420,20 @@ impl Keyed for Claim {
 }
 
 impl From<RawClaim> for Claim {
-    fn from(RawClaim { metadata, spec }: RawClaim) -> Self {
+    fn from(
+        RawClaim {
+            metadata,
+            spec,
+            status,
+        }: RawClaim,
+    ) -> Self {
         let annotation = |key| metadata.annotations.get(key);
         let volume = spec.volume_name.filter(|name| !name.is_empty());
         Self {
             key: claim_key(&metadata.namespace, &metadata.name),
             bound: volume.is_some() && annotation(BIND_COMPLETED).is_some(),
+            deleting: metadata.deletion_timestamp.is_some(),
+            lost: &*status.phase == "Lost",
             volume,
             class: annotation(BETA_CLASS)
                 .map(Into::into)

@@ -193,7 +193,7 @@ impl World {
         if let Some(doubt) = &cluster.doubt {
             return Some(self.unknown(format!("{id}: {doubt}")));
         }
-        let fit = Fit::of(&cluster.model, &candidate, virtual_node.pool.as_ref());
+        let fit = cluster.model.fit(&candidate, virtual_node.pool.as_ref());
         Some(self.judge(id, fit))
     }
 
@@ -305,7 +305,7 @@ impl World {
         let Some(cluster) = self.clusters.get(&virtual_node.cluster) else {
             return;
         };
-        let promised = cluster.model.reservations().any(|(known, _)| known == origin);
+        let promised = cluster.model.is_promised(origin);
         if promised || cluster.model.is_settled(origin) {
             return;
         }

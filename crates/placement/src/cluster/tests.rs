@@ -336,8 +336,13 @@ proptest! {
             let fresh = truth.fresh_model();
             prop_assert_eq!(figures(&cluster), figures(&fresh), "after {:?}", event);
             assert_consistent(&cluster);
-            let candidate = mk_asking(2);
-            prop_assert_eq!(Fit::of(&cluster, &candidate, None).summary(), Fit::of(&fresh, &candidate, None).summary());
+            for cpu in 1..4 {
+                let candidate = mk_asking(cpu);
+                prop_assert_eq!(Fit::of(&cluster, &candidate, None).summary(), Fit::of(&fresh, &candidate, None).summary());
+                prop_assert_eq!(cluster.fit(&candidate, None), Fit::of(&cluster, &candidate, None), "answered anew");
+                cluster.fit_without(&["o1".into(), "o2".into()], &candidate, None);
+                prop_assert_eq!(cluster.fit(&candidate, None), Fit::of(&cluster, &candidate, None), "answered again");
+            }
         }
     }
 }

@@ -7,6 +7,9 @@ use crate::reason::{Reason, Refusal, Tally};
 pub(super) fn check(candidate: &Candidate, node: &Node<'_>, tally: &mut Tally) -> Option<Refusal> {
     let request = &candidate.pod.request;
     let allocatable = &node.facts.allocatable;
+    if request.fits_beside(node.used, allocatable) {
+        return None;
+    }
     let mut refusal = None;
     for lane in request.lacking(node.used, allocatable) {
         let never = request.get(&lane) > allocatable.get(&lane);

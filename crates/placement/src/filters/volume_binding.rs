@@ -42,8 +42,15 @@ impl<'a> VolumeBinding<'a> {
         };
         for name in &candidate.pod.claims {
             let key = claim_key(&candidate.pod.namespace, name);
-            let missing = || (Reason::ClaimMissing(key.clone()), Refusal::Never);
+            // Claims come later than their pods at times, and are bound later still.
+            let missing = || (Reason::ClaimMissing(key.clone()), Refusal::Now);
             let claim = storage.claims.get(&key).ok_or_else(missing)?;
+            if claim.lost {
+                return Err((Reason::ClaimLost(key), Refusal::Never));
+            }
+            if claim.deleting {
+                return Err((Reason::ClaimDeleting(key), Refusal::Now));
+            }
             if claim.access_modes.iter().any(|mode| **mode == *ONE_POD) && is_used(cluster, candidate, name) {
                 return Err((Reason::ClaimInUse, Refusal::Now));
             }
@@ -55,7 +62,7 @@ impl<'a> VolumeBinding<'a> {
                 (None, Some(class)) if class.delayed => {
                     binding.waiting.push(Waiting::new(claim, class, storage));
                 }
-                _ => return Err((Reason::ClaimUnbound, Refusal::Never)),
+                _ => return Err((Reason::ClaimUnbound, Refusal::Now)),
             }
         }
         binding.waiting.sort_by_key(|waiting| waiting.claim.request);
@@ -279,25 +286,44 @@ mod tests {
     #[test]
     fn some_claims_keep_the_pod_off_every_node() {
         let immediate = with(mk_class("csi"), "/volumeBindingMode", json!("Immediate"));
-        for (objects, reason) in [
-            (vec![], "2 persistentvolumeclaim \"ns/c\" not found"),
+        let deleted = with(mk_claim("c", "v"), "/metadata/deletionTimestamp", json!("now"));
+        let lost = with(mk_claim("c", "v"), "/status", json!({"phase": "Lost"}));
+        for (objects, reason, verdict) in [
+            (
+                vec![],
+                "2 persistentvolumeclaim \"ns/c\" not found",
+                Verdict::FullNow,
+            ),
             (
                 vec![mk_claim("c", "")],
                 "2 pod has unbound immediate PersistentVolumeClaims",
+                Verdict::FullNow,
             ),
             (
                 vec![mk_claim("c", ""), immediate],
                 "2 pod has unbound immediate PersistentVolumeClaims",
+                Verdict::FullNow,
+            ),
+            (
+                vec![deleted, mk_volume("v", "a")],
+                "2 persistentvolumeclaim \"ns/c\" is being deleted",
+                Verdict::FullNow,
             ),
             (
                 vec![mk_claim("c", "v")],
                 "2 node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)",
+                Verdict::Never,
+            ),
+            (
+                vec![lost],
+                "2 persistentvolumeclaim \"ns/c\" bound to non-existent persistentvolume",
+                Verdict::Never,
             ),
         ] {
             let fit = Fit::of(&mk_zones(&objects), &mk_claimant(&["c"]), None);
             assert_eq!(
                 (fit.tally.to_string().as_str(), fit.verdict()),
-                (reason, Verdict::Never),
+                (reason, verdict),
                 "{objects:?}"
             );
         }
