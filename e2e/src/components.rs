@@ -16,6 +16,9 @@ pub enum Components {
     /// `tensile-descheduler`.
     #[command(hide = true)]
     Descheduler(Box<tensile_descheduler::Args>),
+    /// `tensile-scheduler-extender`.
+    #[command(hide = true)]
+    SchedulerExtender(Box<tensile_scheduler_extender::Args>),
 }
 
 // === impl Components ===
@@ -30,6 +33,7 @@ impl Components {
             Self::VirtualNode(args) => tensile_virtual_node::run(*args, shutdown).await,
             Self::Webhook(args) => Ok(tensile_webhook::run(*args, shutdown).await?),
             Self::Descheduler(args) => Ok(tensile_descheduler::run(*args, shutdown).await?),
+            Self::SchedulerExtender(args) => Ok(tensile_scheduler_extender::run(*args, shutdown).await?),
         }
     }
 }

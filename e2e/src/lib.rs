@@ -19,6 +19,7 @@ mod component;
 mod components;
 mod control_plane;
 pub mod descheduler;
+pub mod extender;
 mod kubeconfig;
 mod kubectl;
 mod kwok;

@@ -13,6 +13,7 @@ pub mod quantity;
 mod read;
 pub mod refs;
 pub mod resources;
+pub mod split;
 pub mod stash;
 pub mod status;
 pub mod taints;

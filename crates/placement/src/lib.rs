@@ -24,6 +24,7 @@ mod node;
 mod pod;
 mod reason;
 mod score;
+mod split;
 pub mod storage;
 mod terms;
 #[cfg(test)]
@@ -39,4 +40,5 @@ pub use node::{Node, NodeFacts};
 pub use pod::{HostPort, Pod, PodKey, Shape, Uid};
 pub use reason::{Reason, Refusal, Tally};
 pub use score::Stranding;
+pub use split::Shares;
 pub use terms::AffinityTerm;

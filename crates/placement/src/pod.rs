@@ -53,7 +53,8 @@ pub struct Pod {
     pub host_ports: Box<[HostPort]>,
     /// Required anti-affinity: it keeps other pods away, too.
     pub anti_affinity: Box<[AffinityTerm]>,
-    /// Names of the PersistentVolumeClaims that it mounts, sorted.
+    /// Names of the PersistentVolumeClaims that it mounts, sorted; one that it mounts twice is there twice, since
+    /// kube-scheduler looks for two volumes then.
     pub claims: Box<[Box<str>]>,
 }
 
@@ -230,6 +231,8 @@ impl Pod {
     }
 
     pub(crate) fn shape(&self, interner: &mut Interner) -> Shape {
+        let mut claims: Vec<Arc<str>> = self.claims.iter().map(|name| interner.get(name)).collect();
+        claims.dedup();
         Shape {
             namespace: interner.get(&self.namespace),
             labels: SharedLabels::new(&self.labels, |key| key == names::ORIGIN_UID, interner),
@@ -237,7 +240,7 @@ impl Pod {
             request: self.request.clone(),
             host_ports: self.host_ports.clone(),
             anti_affinity: self.anti_affinity.clone(),
-            claims: self.claims.iter().map(|name| interner.get(name)).collect(),
+            claims: claims.into(),
         }
     }
 }
@@ -314,7 +317,6 @@ impl RawSpec {
         };
         let mut claims: Vec<Box<str>> = self.volumes.iter().filter_map(claim).collect();
         claims.sort();
-        claims.dedup();
         claims.into()
     }
 }

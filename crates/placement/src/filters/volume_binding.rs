@@ -278,6 +278,11 @@ mod tests {
             Fit::of(&cluster, &mk_claimant(&["c", "d"]), None).verdict(),
             Verdict::Never
         );
+        assert_eq!(
+            Fit::of(&cluster, &mk_claimant(&["c", "c"]), None).verdict(),
+            Verdict::Never,
+            "a claim that is mounted twice is looked for twice"
+        );
         store(&mut cluster, &[mk_volume("x", "a")]);
         let fit = Fit::of(&cluster, &mk_claimant(&["c", "d"]), None);
         assert_eq!(fit.best.map(|best| best.node.to_string()), Some("a".to_owned()));

@@ -60,10 +60,12 @@ impl<'a> VolumeLimits<'a> {
 /// What a claim attaches, if that is a CSI volume.
 fn attachment<'a>(storage: &'a Storage, namespace: &str, name: &str) -> Option<Attachment<'a>> {
     let claim = storage.claims.get(&claim_key(namespace, name))?;
-    if let Some(volume) = &claim.volume {
-        let (driver, handle) = storage.volumes.get(volume)?.csi.as_ref()?;
+    let volume = claim.volume.as_ref().and_then(|name| storage.volumes.get(name));
+    if let Some(volume) = volume {
+        let (driver, handle) = volume.csi.as_ref()?;
         return Some((driver, handle));
     }
+    // A volume that is named but not there counts as one that is still to be provisioned.
     let driver = storage.classes.get(&claim.class)?.provisioner.as_deref()?;
     Some((driver, &claim.key))
 }
@@ -89,6 +91,7 @@ mod tests {
         let driver = json!({"name": "csi", "allocatable": {"count": limit}});
         let node = json!({"kind": "CSINode", "metadata": {"name": "n"}, "spec": {"drivers": [driver]}});
         store(&mut cluster, &[node, mk_class("csi"), mk_claim("waiting", "")]);
+        store(&mut cluster, &[mk_claim("lost", "gone")]);
         for name in ["a", "b", "c"] {
             let volume = format!("v{name}");
             store(&mut cluster, &[mk_claim(name, &volume), mk_volume(&volume, "z")]);
@@ -119,6 +122,13 @@ mod tests {
                 json!(1),
                 vec!["a"],
                 vec!["waiting"],
+                false,
+            ),
+            (
+                "one whose volume is gone counts as one that waits",
+                json!(1),
+                vec!["lost"],
+                vec!["b"],
                 false,
             ),
             ("without claims", json!(1), vec!["a", "b"], vec![], true),
