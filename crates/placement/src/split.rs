@@ -30,8 +30,8 @@ impl Shares {
             .filter(|(value, share)| limit(share).is_none_or(|limit| count(value) < limit))
             .collect();
         let with_room = unmet.iter().filter(|(value, _)| open.contains(value));
-        let ranked: Vec<(Rank, &Box<str>)> = with_room
-            .map(|(value, share)| (Rank::of(split.strategy, share, count(value)), *value))
+        let ranked: Vec<(Rank, &str)> = with_room
+            .map(|(value, share)| (Rank::of(split.strategy, share, count(value)), &***value))
             .collect();
         if let Some(first) = first_of(split.strategy, &ranked) {
             return Self::told(split, placed, first, "the next share");
@@ -49,12 +49,13 @@ impl Shares {
     }
 
     fn told(split: &Split, placed: &BTreeMap<Box<str>, u32>, next: Vec<Box<str>>, why: &str) -> Self {
-        let share = |(value, share): (&Box<str>, &Share)| {
+        let told = |value: &str, share: &Share| {
             let there = placed.get(value).copied().unwrap_or_default();
             let limit = limit(share).map_or_else(|| "any".to_owned(), |limit| limit.to_string());
             format!("{value} {there}/{limit}")
         };
-        let shares: Vec<String> = split.shares.iter().map(share).collect();
+        let shares = split.shares.iter().map(|(value, share)| told(value, share));
+        let shares: Vec<String> = shares.collect();
         let goes = if next.is_empty() {
             "nowhere".to_owned()
         } else {
@@ -105,13 +106,13 @@ fn limit(share: &Share) -> Option<u32> {
 }
 
 /// The values that are first, if there are any.
-fn first_of(strategy: Strategy, ranked: &[(Rank, &Box<str>)]) -> Option<Vec<Box<str>>> {
+fn first_of(strategy: Strategy, ranked: &[(Rank, &str)]) -> Option<Vec<Box<str>>> {
     if strategy == Strategy::Fill {
-        return ranked.first().map(|(_, value)| vec![(*value).clone()]);
+        return ranked.first().map(|(_, value)| vec![(*value).into()]);
     }
     let (least, _) = ranked.iter().min_by(|(left, _), (right, _)| left.cmp(right))?;
     let equal = ranked.iter().filter(|(rank, _)| rank.cmp(least).is_eq());
-    Some(equal.map(|(_, value)| (*value).clone()).collect())
+    Some(equal.map(|(_, value)| (*value).into()).collect())
 }
 
 #[cfg(test)]
