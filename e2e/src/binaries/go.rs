@@ -10,10 +10,13 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::recipe::{KWOK_MANIFESTS, KWOK_MODULE, MODULES, RECIPES, Recipe};
+use super::recipe::{KWOK_MANIFESTS, KWOK_MODULE, Module, Recipe};
 
 /// The Go version that the modules ask for (their `go` lines).
 const GO_VERSION: (u32, u32) = (1, 26);
+
+/// The copy of a module that is built from, beside its binaries.
+const MODULE_FOLDER: &str = "module";
 
 /// How often a running build says that it is still running.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
@@ -22,34 +25,36 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 const GO_REMEDY: &str = "install Go 1.26 or newer (https://go.dev/dl), or set TENSILE_CONTROL_PLANE to a folder with \
      etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, kwok, kubelet, kube-proxy and helm";
 
-/// Builds what `folder` lacks; a build that was interrupted goes on where it stopped.
-pub(super) fn build_missing(folder: &Path) -> Result<()> {
+/// Builds what `folder` lacks of `recipes`, which are of `module`; an interrupted build goes on where it stopped.
+pub(super) fn build_missing(folder: &Path, module: &Module, recipes: &[&Recipe]) -> Result<()> {
     let is_missing = |name: &str| !folder.join(name).exists();
-    if !RECIPES.iter().any(|recipe| is_missing(recipe.name)) && !is_missing(KWOK_MANIFESTS) {
+    let missing: Vec<_> = recipes.iter().filter(|recipe| is_missing(recipe.name)).collect();
+    let manifests = is_missing(KWOK_MANIFESTS) && recipes.iter().any(|recipe| recipe.name == "kwok");
+    if missing.is_empty() && !manifests {
         return Ok(());
     }
     check_toolchain()?;
-    write_modules(folder)?;
+    write_module(folder, module)?;
     let started = Instant::now();
-    for (number, recipe) in RECIPES
-        .iter()
-        .enumerate()
-        .filter(|(_, recipe)| is_missing(recipe.name))
-    {
+    for (number, recipe) in missing.iter().enumerate() {
         let progress = || {
             let elapsed = started.elapsed().as_secs();
             eprintln!(
-                "building {} ({} of {}, {}m{:02}s)",
+                "building {} ({} of {} of {}, {}m{:02}s)",
                 recipe.name,
                 number + 1,
-                RECIPES.len(),
+                missing.len(),
+                module.name,
                 elapsed / 60,
                 elapsed % 60
             );
         };
-        build(folder, recipe, progress)?;
+        build(folder, module, recipe, progress)?;
     }
-    copy_kwok_manifests(folder)
+    if manifests {
+        copy_kwok_manifests(folder)?;
+    }
+    Ok(())
 }
 
 fn check_toolchain() -> Result<()> {
@@ -80,25 +85,24 @@ fn parse_version(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-fn module_folder(folder: &Path, module: &str) -> PathBuf {
-    folder.join("modules").join(module)
-}
-
-/// Builds run on a copy of the modules, so that Go never edits the source tree.
-fn write_modules(folder: &Path) -> Result<()> {
-    for module in &MODULES {
-        let target = module_folder(folder, module.name);
-        fs::create_dir_all(&target)?;
-        fs::write(target.join("go.mod"), module.go_mod)?;
-        fs::write(target.join("go.sum"), module.go_sum)?;
+/// Builds run on a copy of the module, so that Go never edits the source tree.
+fn write_module(folder: &Path, module: &Module) -> Result<()> {
+    let target = folder.join(MODULE_FOLDER);
+    fs::create_dir_all(&target)?;
+    fs::write(target.join("go.mod"), module.go_mod)?;
+    fs::write(target.join("go.sum"), module.go_sum)?;
+    for (path, text) in module.sources {
+        let path = target.join(path);
+        fs::create_dir_all(path.parent().unwrap_or(&target))?;
+        fs::write(path, text)?;
     }
     Ok(())
 }
 
-fn go(folder: &Path, module: &str) -> Command {
+fn go(folder: &Path) -> Command {
     let mut command = Command::new("go");
     command
-        .current_dir(module_folder(folder, module))
+        .current_dir(folder.join(MODULE_FOLDER))
         .stdin(Stdio::null());
     command.envs([
         ("CGO_ENABLED", "0"),
@@ -109,11 +113,11 @@ fn go(folder: &Path, module: &str) -> Command {
     command
 }
 
-fn build(folder: &Path, recipe: &Recipe, progress: impl Fn()) -> Result<()> {
+fn build(folder: &Path, module: &Module, recipe: &Recipe, progress: impl Fn()) -> Result<()> {
     let partial = folder.join(format!("{}.partial", recipe.name));
-    let mut command = go(folder, recipe.module);
+    let mut command = go(folder);
     command
-        .args(["build", "-trimpath", "-ldflags", &recipe.linker_flags(), "-o"])
+        .args(["build", "-trimpath", "-ldflags", &module.linker_flags(), "-o"])
         .arg(&partial)
         .arg(recipe.package);
     let log = folder.join(format!("{}.log", recipe.name));
@@ -163,7 +167,7 @@ fn tail(log: &Path) -> String {
 
 /// Takes kwok's stages, which say what happens to simulated nodes and pods, out of its module.
 fn copy_kwok_manifests(folder: &Path) -> Result<()> {
-    let listed = go(folder, "tools")
+    let listed = go(folder)
         .args(["list", "-m", "-f", "{{.Dir}}", KWOK_MODULE])
         .output()?;
     let module = PathBuf::from(String::from_utf8_lossy(&listed.stdout).trim());
@@ -225,13 +229,14 @@ mod tests {
     #[test]
     fn a_failed_build_shows_the_end_of_its_log_and_the_remedy() {
         let folder = std::env::temp_dir().join(format!("tensile-go-{}", std::process::id()));
-        write_modules(&folder).unwrap();
+        let module = Module::named("tools").unwrap();
+        write_module(&folder, module).unwrap();
         let recipe = Recipe {
             name: "nothing",
             package: "example.invalid/nothing",
             module: "tools",
         };
-        let failure = build(&folder, &recipe, || ()).unwrap_err().to_string();
+        let failure = build(&folder, module, &recipe, || ()).unwrap_err().to_string();
         fs::remove_dir_all(&folder).unwrap();
         assert!(
             failure.contains("example.invalid/nothing") && failure.contains("TENSILE_CONTROL_PLANE"),

@@ -12,18 +12,19 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tokio::sync::OnceCell;
 
-use recipe::RECIPES;
+use recipe::{CONTROL_PLANE, Module, Recipe};
 
 /// Environment variable: a folder that holds all binaries; nothing is built then.
 pub const FOLDER_VARIABLE: &str = "TENSILE_CONTROL_PLANE";
 
 static OBTAINED: OnceCell<Binaries> = OnceCell::const_new();
 
-/// A folder with etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, kwok, kubelet,
-/// kube-proxy and helm, and the manifests that belong to kwok.
+/// etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, kwok, kubelet, kube-proxy and helm,
+/// and the manifests that belong to kwok.
 #[derive(Clone, Debug)]
 pub struct Binaries {
-    folder: Arc<Path>,
+    /// Folders of the modules that clusters need, in the order of [`CONTROL_PLANE`].
+    folders: Arc<[PathBuf]>,
 }
 
 // === impl Binaries ===
@@ -47,42 +48,72 @@ impl Binaries {
 
     /// The path of one binary, such as `kubectl`.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        let module = Recipe::named(name).map_or("", |recipe| recipe.module);
+        self.folder(module).join(name)
     }
 
     /// The folder of kwok's manifests: `stages/<kind>/<set>/*.yaml`.
     pub fn kwok_manifests(&self) -> PathBuf {
-        self.folder.join(recipe::KWOK_MANIFESTS)
+        self.folder("tools").join(recipe::KWOK_MANIFESTS)
+    }
+
+    fn folder(&self, module: &str) -> &Path {
+        let place = CONTROL_PLANE.iter().position(|name| *name == module);
+        &self.folders[place.unwrap_or_default()]
     }
 
     fn find_or_build() -> Result<Self> {
-        if let Some(folder) = std::env::var_os(FOLDER_VARIABLE).filter(|folder| !folder.is_empty()) {
-            return Self::in_folder(Path::new(&folder));
-        }
-        let folder = cache_folder()?.join(recipe::fingerprint());
-        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let _lock = lock(&folder.join("lock"))?;
-        go::build_missing(&folder)?;
-        Self::in_folder(&folder)
-    }
-
-    fn in_folder(folder: &Path) -> Result<Self> {
-        let complete = RECIPES
-            .iter()
-            .map(|recipe| recipe.name)
-            .chain([recipe::KWOK_MANIFESTS]);
-        let missing: Vec<_> = complete.filter(|name| !folder.join(name).exists()).collect();
-        if !missing.is_empty() {
-            bail!(
-                "{} lacks {}: add them, or unset {FOLDER_VARIABLE} to have all of them built from the Go modules",
-                folder.display(),
-                missing.join(", ")
-            );
-        }
+        let folders = CONTROL_PLANE.iter().map(|name| {
+            let module = Module::named(name).with_context(|| format!("there is no module {name}"))?;
+            find_or_build(module, &module.recipes().collect::<Vec<_>>())
+        });
         Ok(Self {
-            folder: folder.into(),
+            folders: folders.collect::<Result<_>>()?,
         })
     }
+}
+
+/// The path of a binary that only some tests need: `metrics-server`, `coredns` or `old-kubectl` (of a minor that
+/// speaks SPDY). It is built when it is first asked for, within three minutes.
+///
+/// # Errors
+/// As [`Binaries::obtain`], and when there is no such binary.
+pub async fn extra(name: &str) -> Result<PathBuf> {
+    let recipe = Recipe::named(name).with_context(|| format!("there is no binary {name}"))?;
+    let module =
+        Module::named(recipe.module).with_context(|| format!("there is no module {}", recipe.module))?;
+    let build = tokio::task::spawn_blocking(move || find_or_build(module, &[recipe]));
+    let folder = build.await.context("the build task ended early")??;
+    Ok(folder.join(recipe.name))
+}
+
+/// The folder with these binaries of a module: the user's, else that of the cache, where the missing are built.
+fn find_or_build(module: &Module, recipes: &[&Recipe]) -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os(FOLDER_VARIABLE).filter(|folder| !folder.is_empty()) {
+        return complete(Path::new(&folder), recipes);
+    }
+    let folder = cache_folder()?.join(module.fingerprint());
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let _lock = lock(&folder.join("lock"))?;
+    go::build_missing(&folder, module, recipes)?;
+    complete(&folder, recipes)
+}
+
+fn complete(folder: &Path, recipes: &[&Recipe]) -> Result<PathBuf> {
+    let manifests = recipes.iter().any(|recipe| recipe.name == "kwok");
+    let names = recipes
+        .iter()
+        .map(|recipe| recipe.name)
+        .chain(manifests.then_some(recipe::KWOK_MANIFESTS));
+    let missing: Vec<_> = names.filter(|name| !folder.join(name).exists()).collect();
+    if !missing.is_empty() {
+        bail!(
+            "{} lacks {}: add them, or unset {FOLDER_VARIABLE} to have all of them built from the Go modules",
+            folder.display(),
+            missing.join(", ")
+        );
+    }
+    Ok(folder.to_owned())
 }
 
 /// `$XDG_CACHE_HOME/tensile/control-plane`, with `~/.cache` when the variable is not set.
@@ -114,10 +145,11 @@ mod tests {
     fn an_incomplete_folder_is_refused_by_the_names_of_what_it_lacks() {
         let folder = std::env::temp_dir().join(format!("tensile-binaries-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
-        for recipe in RECIPES.iter().filter(|recipe| recipe.name != "kwok") {
+        let recipes: Vec<_> = Module::named("tools").unwrap().recipes().collect();
+        for recipe in recipes.iter().filter(|recipe| recipe.name != "kwok") {
             fs::write(folder.join(recipe.name), "").unwrap();
         }
-        let refusal = Binaries::in_folder(&folder).unwrap_err().to_string();
+        let refusal = complete(&folder, &recipes).unwrap_err().to_string();
         fs::remove_dir_all(&folder).unwrap();
         assert!(refusal.contains("lacks kwok, kwok-manifests"), "{refusal}");
     }
