@@ -23,6 +23,7 @@ pub mod backend;
 pub mod client_ca;
 mod log_options;
 mod metrics;
+pub mod read;
 pub mod render;
 mod routes;
 pub mod serving;
@@ -101,30 +102,26 @@ fn plain_routes<B: Backend>() -> Router<App<B>> {
 
 /// Both methods everywhere: SPDY comes as POST, WebSocket as GET.
 fn stream_routes<B: Backend>() -> Router<App<B>> {
+    let (exec, attach, port_forward) = (
+        exec::exec::<B>,
+        attach::attach::<B>,
+        port_forward::port_forward::<B>,
+    );
     Router::new()
-        .route(
-            "/exec/{namespace}/{pod}/{container}",
-            get(exec::by_name::<B>).post(exec::by_name::<B>),
-        )
-        .route(
-            "/exec/{namespace}/{pod}/{uid}/{container}",
-            get(exec::by_uid::<B>).post(exec::by_uid::<B>),
-        )
-        .route(
-            "/attach/{namespace}/{pod}/{container}",
-            get(attach::by_name::<B>).post(attach::by_name::<B>),
-        )
+        .route("/exec/{namespace}/{pod}/{container}", get(exec).post(exec))
+        .route("/exec/{namespace}/{pod}/{uid}/{container}", get(exec).post(exec))
+        .route("/attach/{namespace}/{pod}/{container}", get(attach).post(attach))
         .route(
             "/attach/{namespace}/{pod}/{uid}/{container}",
-            get(attach::by_uid::<B>).post(attach::by_uid::<B>),
+            get(attach).post(attach),
         )
         .route(
             "/portForward/{namespace}/{pod}",
-            get(port_forward::by_name::<B>).post(port_forward::by_name::<B>),
+            get(port_forward).post(port_forward),
         )
         .route(
             "/portForward/{namespace}/{pod}/{uid}",
-            get(port_forward::by_uid::<B>).post(port_forward::by_uid::<B>),
+            get(port_forward).post(port_forward),
         )
 }
 

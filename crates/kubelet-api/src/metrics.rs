@@ -165,6 +165,15 @@ fn endpoint(path: &str) -> &'static str {
 // === impl Kind ===
 
 impl Kind {
+    /// The pod's subresource on the API server behind the node.
+    pub(crate) fn subresource(self) -> &'static str {
+        match self {
+            Self::Exec => "exec",
+            Self::Attach => "attach",
+            Self::PortForward => "portforward",
+        }
+    }
+
     fn label(self) -> &'static str {
         match self {
             Self::Exec => "exec",

@@ -139,17 +139,19 @@ fn seconds(ms: i64) -> String {
 
 /// `{a="x",b="y"}`, with the escapes of the text format.
 fn labels_of(labels: &[(&str, &str)]) -> String {
-    let escaped = |value: &str| {
-        value
-            .replace('\\', "\\\\")
-            .replace('"', "\\\"")
-            .replace('\n', "\\n")
-    };
     let pairs: Vec<_> = labels
         .iter()
-        .map(|(name, value)| format!("{name}=\"{}\"", escaped(value)))
+        .map(|(name, value)| format!("{name}=\"{}\"", escape(value)))
         .collect();
     format!("{{{}}}", pairs.join(","))
+}
+
+/// The escapes of a label's value.
+pub(crate) fn escape(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 // === impl Family ===

@@ -3,45 +3,19 @@
 use axum::extract::{Path, RawQuery, Request, State};
 use axum::response::Response;
 
-use super::{App, StreamRequest, pod_ref};
+use super::{App, ContainerPath};
 use crate::backend::Backend;
 use crate::metrics::Kind;
 use crate::stream::attach_query;
 
-pub(crate) async fn by_name<B: Backend>(
+pub(crate) async fn attach<B: Backend>(
     State(app): State<App<B>>,
-    Path((namespace, name, container)): Path<(String, String, String)>,
+    Path(path): Path<ContainerPath>,
     RawQuery(query): RawQuery,
     request: Request,
 ) -> Response {
-    attach(&app, (namespace, name, None), container, query, request).await
-}
-
-pub(crate) async fn by_uid<B: Backend>(
-    State(app): State<App<B>>,
-    Path((namespace, name, uid, container)): Path<(String, String, String, String)>,
-    RawQuery(query): RawQuery,
-    request: Request,
-) -> Response {
-    attach(&app, (namespace, name, Some(uid)), container, query, request).await
-}
-
-async fn attach<B: Backend>(
-    app: &App<B>,
-    (namespace, name, uid): (String, String, Option<String>),
-    container: String,
-    query: Option<String>,
-    request: Request,
-) -> Response {
-    let query = attach_query(&container, query.as_deref().unwrap_or_default());
-    let stream = StreamRequest {
-        kind: Kind::Attach,
-        pod: pod_ref(namespace, name, uid),
-        container: Some(container),
-        subresource: "attach",
-        query,
-    };
-    app.stream(request, stream).await
+    let query = attach_query(&path.container, query.as_deref().unwrap_or_default());
+    app.stream(request, path.stream(Kind::Attach, query)).await
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use axum::response::Response;
 use http::header::{ACCEPT_ENCODING, HeaderValue};
 use http::{Request, StatusCode};
 
-use super::{App, pod_ref};
+use super::{App, ContainerPath};
 use crate::answer;
 use crate::backend::{Backend, ResolveError, Target};
 use crate::log_options::{LogOptions, LogOptionsError};
@@ -14,14 +14,14 @@ use crate::text::text;
 
 pub(crate) async fn get<B: Backend>(
     State(app): State<App<B>>,
-    Path((namespace, name, container)): Path<(String, String, String)>,
+    Path(path): Path<ContainerPath>,
     RawQuery(query): RawQuery,
 ) -> Response {
     let options = match LogOptions::of(query.as_deref().unwrap_or_default()) {
         Ok(options) => options,
         Err(error) => return text(status(error), error.to_string()),
     };
-    let pod = pod_ref(namespace, name, None);
+    let (pod, container) = path.split();
     match app.backend.resolve(&pod, Some(&container)).await {
         Ok(target) => proxy(&target, &options.to_query(&container)).await,
         Err(error) => refusal(&error, &pod.name, &container),

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use axum::extract::Request;
 use axum::response::Response;
 use http::StatusCode;
+use serde::Deserialize;
 
 use crate::backend::{Backend, PodRef, ResolveError, Unavailable};
 use crate::metrics::{Kind, Metrics};
@@ -35,10 +36,25 @@ pub(crate) struct StreamRequest {
     pub(crate) kind: Kind,
     pub(crate) pod: PodRef,
     pub(crate) container: Option<String>,
-    /// The pod's subresource on the other API server, such as `exec`.
-    pub(crate) subresource: &'static str,
-    /// The query for it.
+    /// The query for the pod's subresource on the other API server.
     pub(crate) query: Result<String, StreamQueryError>,
+}
+
+/// A pod in a path. The API server names no UID; other callers may.
+#[derive(Deserialize)]
+pub(crate) struct PodPath {
+    namespace: String,
+    pod: String,
+    uid: Option<String>,
+}
+
+/// A container in a path.
+#[derive(Deserialize)]
+pub(crate) struct ContainerPath {
+    namespace: String,
+    pod: String,
+    uid: Option<String>,
+    pub(crate) container: String,
 }
 
 // === impl App ===
@@ -67,7 +83,7 @@ impl<B: Backend> App<B> {
         let container = stream.container.as_deref();
         match self.backend.resolve(&stream.pod, container).await {
             Ok(target) => {
-                let path = format!("{}?{query}", target.path(stream.subresource));
+                let path = format!("{}?{query}", target.path(stream.kind.subresource()));
                 self.streams.open(stream.kind, request, &target, &path).await
             }
             Err(error) => stream_refusal(&error, container.unwrap_or_default()),
@@ -93,7 +109,37 @@ fn unavailable(error: &Unavailable) -> Response {
     text(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
 }
 
-/// A pod without a UID, as the API server names it.
-fn pod_ref(namespace: String, name: String, uid: Option<String>) -> PodRef {
-    PodRef { namespace, name, uid }
+// === impl PodPath, ContainerPath ===
+
+impl From<PodPath> for PodRef {
+    fn from(path: PodPath) -> Self {
+        Self {
+            namespace: path.namespace,
+            name: path.pod,
+            uid: path.uid,
+        }
+    }
+}
+
+impl ContainerPath {
+    /// The pod and the container's name.
+    pub(crate) fn split(self) -> (PodRef, String) {
+        let pod = PodRef {
+            namespace: self.namespace,
+            name: self.pod,
+            uid: self.uid,
+        };
+        (pod, self.container)
+    }
+
+    /// A stream of this container.
+    pub(crate) fn stream(self, kind: Kind, query: Result<String, StreamQueryError>) -> StreamRequest {
+        let (pod, container) = self.split();
+        StreamRequest {
+            kind,
+            pod,
+            container: Some(container),
+            query,
+        }
+    }
 }

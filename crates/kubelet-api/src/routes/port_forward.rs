@@ -3,41 +3,22 @@
 use axum::extract::{Path, RawQuery, Request, State};
 use axum::response::Response;
 
-use super::{App, StreamRequest, pod_ref};
-use crate::backend::{Backend, PodRef};
+use super::{App, PodPath, StreamRequest};
+use crate::backend::Backend;
 use crate::metrics::Kind;
 use crate::stream::port_forward_query;
 
-pub(crate) async fn by_name<B: Backend>(
+pub(crate) async fn port_forward<B: Backend>(
     State(app): State<App<B>>,
-    Path((namespace, name)): Path<(String, String)>,
+    Path(path): Path<PodPath>,
     RawQuery(query): RawQuery,
-    request: Request,
-) -> Response {
-    port_forward(&app, pod_ref(namespace, name, None), query, request).await
-}
-
-pub(crate) async fn by_uid<B: Backend>(
-    State(app): State<App<B>>,
-    Path((namespace, name, uid)): Path<(String, String, String)>,
-    RawQuery(query): RawQuery,
-    request: Request,
-) -> Response {
-    port_forward(&app, pod_ref(namespace, name, Some(uid)), query, request).await
-}
-
-async fn port_forward<B: Backend>(
-    app: &App<B>,
-    pod: PodRef,
-    query: Option<String>,
     request: Request,
 ) -> Response {
     let query = port_forward_query(request.headers(), query.as_deref().unwrap_or_default());
     let stream = StreamRequest {
         kind: Kind::PortForward,
-        pod,
+        pod: path.into(),
         container: None,
-        subresource: "portforward",
         query,
     };
     app.stream(request, stream).await

@@ -16,7 +16,7 @@ use futures::StreamExt as _;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
-use tensile_runtime::tls::{PemPair, ServingCert, TlsError};
+use tensile_runtime::tls::{PemPair, ServingCert, TlsError, self_signed};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -33,6 +33,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LAST_PAUSE: Duration = Duration::from_secs(600);
 /// Share of a certificate's life after which it is renewed; kubelets take 70 to 90 %.
 const RENEW_AT: f64 = 0.8;
+/// Life of a self-signed certificate: what kube-controller-manager gives kubelets by default, one year.
+const SELF_SIGNED_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Shortest time between two certificates, should a signer hand out ones that are nearly over.
 const SHORTEST: Duration = Duration::from_secs(60);
 /// Longest nap while waiting for the renewal: timers stand still while a machine sleeps, wall clocks do not.
@@ -45,7 +47,7 @@ pub struct ServingRequest {
     pub node: String,
     /// The signer, usually [`KUBELET_SERVING`].
     pub signer: String,
-    /// Approve our own requests. Needs `update` on `certificatesigningrequests/approval` and `approve` on the signer;
+    /// Approve our own requests. Needs `patch` on `certificatesigningrequests/approval` and `approve` on the signer;
     /// without these rights the request waits for somebody else's approval.
     pub approve: bool,
 }
@@ -117,6 +119,30 @@ pub async fn keep(
         tokio::select! {
             () = sleep_until(wait) => {}
             Ok(()) = addresses.changed() => {}
+        }
+    }
+}
+
+/// Puts a certificate into `cert` that nobody else signs.
+///
+/// # Errors
+/// When one of `names` is neither a DNS name nor an address.
+pub fn self_sign(node: &str, names: &[String], cert: &ServingCert) -> Result<(), TlsError> {
+    let pair = self_signed(&format!("system:node:{node}"), names, SELF_SIGNED_LIFE)?;
+    cert.set_pem(pair.cert.as_bytes(), pair.key.as_bytes())
+}
+
+/// Keeps a self-signed certificate for `addresses` in `cert`, which has one already, until dropped: a new one at 80 % of
+/// its life and whenever the addresses change.
+pub async fn keep_self_signed(node: &str, mut addresses: watch::Receiver<Vec<String>>, cert: &ServingCert) {
+    loop {
+        tokio::select! {
+            () = sleep_until(until_age(cert, RENEW_AT)) => {}
+            Ok(()) = addresses.changed() => {}
+        }
+        let names = addresses.borrow_and_update().clone();
+        if let Err(error) = self_sign(node, &names, cert) {
+            tracing::warn!(%error, ?names, "no new serving certificate; the one before stays");
         }
     }
 }

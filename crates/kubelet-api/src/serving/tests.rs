@@ -221,6 +221,25 @@ async fn a_new_address_brings_a_new_certificate() {
     task.abort();
 }
 
+#[tokio::test]
+async fn a_new_address_brings_a_new_self_signed_certificate() {
+    let cert = ServingCert::default();
+    self_sign("vn", &mk_names(), &cert).unwrap();
+    let first = cert.age_reached(0.0);
+    let (addresses, receiver) = watch::channel(mk_names());
+    let renewed = async {
+        // Starts have whole seconds, so another one shows a new certificate.
+        while cert.age_reached(0.0) == first {
+            addresses.send_modify(|names| names.push("vn.example".to_owned()));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        renewed = timeout(DEADLINE, renewed) => renewed.unwrap(),
+        () = keep_self_signed("vn", receiver, &cert) => unreachable!("it never ends"),
+    }
+}
+
 #[test]
 fn the_renewal_is_at_four_fifths_of_the_life_and_never_at_once() {
     let cert = ServingCert::default();

@@ -1,5 +1,9 @@
 //! CPU and memory of a node and its pods, as slim data. [`crate::render`] turns it into what callers read.
 
+mod ledger;
+
+pub use ledger::{Figure, Ledger, Sum};
+
 /// One measurement of a container, a pod or a node.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Sample {
@@ -50,23 +54,31 @@ pub struct NodeUsage {
     pub pods: Vec<PodUsage>,
 }
 
+// === impl Sample ===
+
+impl Sample {
+    /// Both together, at the time of the newer.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            time_ms: self.time_ms.max(other.time_ms),
+            cpu_core_nanos: self.cpu_core_nanos.saturating_add(other.cpu_core_nanos),
+            cpu_nano_cores: match (self.cpu_nano_cores, other.cpu_nano_cores) {
+                (Some(a), Some(b)) => Some(a.saturating_add(b)),
+                (one, other) => one.or(other),
+            },
+            working_set_bytes: self.working_set_bytes.saturating_add(other.working_set_bytes),
+        }
+    }
+}
+
 // === impl PodUsage ===
 
 impl PodUsage {
     /// The sum of the containers, at the time of the newest. `None` without containers.
     #[must_use]
     pub fn total(&self) -> Option<Sample> {
-        self.containers
-            .iter()
-            .map(|container| container.sample)
-            .reduce(|a, b| Sample {
-                time_ms: a.time_ms.max(b.time_ms),
-                cpu_core_nanos: a.cpu_core_nanos.saturating_add(b.cpu_core_nanos),
-                cpu_nano_cores: match (a.cpu_nano_cores, b.cpu_nano_cores) {
-                    (Some(a), Some(b)) => Some(a.saturating_add(b)),
-                    (one, other) => one.or(other),
-                },
-                working_set_bytes: a.working_set_bytes.saturating_add(b.working_set_bytes),
-            })
+        let samples = self.containers.iter().map(|container| container.sample);
+        samples.reduce(|a, b| a.plus(&b))
     }
 }
