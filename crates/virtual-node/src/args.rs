@@ -10,9 +10,12 @@ use serde_json::{Value, json};
 use tensile_core::names;
 use tensile_core::translate::namespace::Mapping;
 use tensile_core::translate::service_account::ServiceAccount;
+use tensile_kubelet_api::serving::KUBELET_SERVING;
 use tensile_runtime::args::CommonArgs;
 
+use crate::certificate::ServingCertificate;
 use crate::tokens::ApiAddress;
+use crate::usage::UsageSource;
 
 /// Shows a lower cluster as a Node of the upper cluster and runs the pods bound to it there.
 #[derive(Clone, Debug, clap::Parser)]
@@ -55,15 +58,27 @@ pub struct Args {
     #[arg(long, env = "VKUBELET_TAINT_EFFECT", default_value = "NoSchedule",
           value_parser = ["NoSchedule", "NoExecute", "PreferNoSchedule"])]
     pub taint_effect: String,
-    /// Certificate of the kubelet API (PEM); self-made if not given.
+    /// Certificate of the kubelet API (PEM); if not given, as --serving-certificate says.
     #[arg(long, env = "APISERVER_CERT_LOCATION", requires = "tls_private_key_file")]
     pub tls_cert_file: Option<PathBuf>,
     /// Its private key (PEM).
     #[arg(long, env = "APISERVER_KEY_LOCATION", requires = "tls_cert_file")]
     pub tls_private_key_file: Option<PathBuf>,
+    /// Who makes the certificate of the kubelet API when no files are given.
+    #[arg(long, env = "SERVING_CERTIFICATE", value_enum, default_value_t)]
+    pub serving_certificate: ServingCertificate,
+    /// Signer that certificates are requested from.
+    #[arg(long, env = "SERVING_SIGNER", default_value = KUBELET_SERVING)]
+    pub serving_signer: String,
+    /// Approve our own requests for certificates, which needs the right to.
+    #[arg(long, env = "APPROVE_SERVING_CERTIFICATE")]
+    pub approve_serving_certificate: bool,
     /// CA of client certificates (PEM); that of the upper API server if not given.
     #[arg(long, env = "APISERVER_CA_CERT_LOCATION")]
     pub client_ca_file: Option<PathBuf>,
+    /// Where figures of CPU and memory come from: the lower nodes, through their API server, or its metrics API.
+    #[arg(long, env = "USAGE_SOURCE", value_enum, default_value_t)]
+    pub usage_source: UsageSource,
     /// Pod labels that stay in the upper cluster.
     #[arg(
         long,

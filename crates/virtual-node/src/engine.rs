@@ -177,7 +177,7 @@ impl<'a> Watches<'a> {
 impl Engine {
     /// Runs until the future is dropped.
     pub async fn run(&self, context: &Context) {
-        let capacity = Arc::new(Mutex::new(Capacity::default()));
+        let capacity = context.shared.capacity.clone();
         let (reach, reachability) = watch::channel(Reachability::Reachable);
         let publisher = Arc::new(Publisher::new(
             self.upper.client.clone(),

@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use kube::Client;
 use parking_lot::Mutex;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -18,20 +18,19 @@ use tensile_kubelet_api::backend::{PodRef, ResolveError, Target, Unavailable};
 use tensile_kubelet_api::usage::NodeUsage;
 use tensile_kubelet_api::{Auth, Backend, Metrics, StreamConfig, Streams, client_ca, router};
 use tensile_runtime::admin::Condition;
+use tensile_runtime::cluster::Cluster;
 use tensile_runtime::key::Key;
 use tensile_runtime::serve::{Config, Metrics as ServeMetrics, Server};
 use tensile_runtime::shutdown::Shutdown;
-use tensile_runtime::tls::{
-    Alpn, ClientCas, POLL_INTERVAL, ServingCert, Tls, follow_files, read_files, self_signed,
-};
+use tensile_runtime::tls::{Alpn, ClientCas, POLL_INTERVAL, Tls, follow_files, read_files};
 use tensile_runtime::watch::Metrics as WatchMetrics;
 
 use crate::api;
 use crate::args::Args;
+use crate::certificate::Certificate;
 use crate::shared::Shared;
+use crate::usage::Collector;
 
-/// Life of a self-made certificate: that of a kubelet's, one year. A restart makes a new one.
-const SELF_SIGNED_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The pods of the engine that runs now; none while another process leads.
 pub type Current = Arc<Mutex<Option<Arc<Shared>>>>;
 
@@ -42,6 +41,7 @@ struct NodeBackend {
     lower: Client,
     mapping: Mapping,
     current: Current,
+    usage: Collector,
 }
 
 /// A server that is ready to run: everything that can be wrong with its set-up was found.
@@ -52,8 +52,7 @@ pub struct Kubelet {
     auth: Arc<Auth>,
     streams: Streams,
     metrics: Metrics,
-    cert: Arc<ServingCert>,
-    cert_files: Option<(Vec<PathBuf>, Vec<Vec<u8>>)>,
+    certificate: Certificate,
     client_cas: Arc<ClientCas>,
     upper: Client,
     ca_file: Option<(Vec<PathBuf>, Vec<Vec<u8>>)>,
@@ -75,7 +74,8 @@ impl NodeBackend {
         Ok(list.items.into_iter().map(typed).collect())
     }
 
-    fn find(&self, pod: &PodRef, container: &str) -> Result<Target, ResolveError> {
+    /// Where the pod runs, and whether its status below shows the container.
+    fn find(&self, pod: &PodRef, container: Option<&str>) -> Result<(Target, bool), ResolveError> {
         let current = self.current.lock().clone();
         let shared =
             current.ok_or_else(|| ResolveError::Unavailable("another replica runs this node".to_owned()))?;
@@ -86,17 +86,32 @@ impl NodeBackend {
         if pod.uid.as_deref().is_some_and(|uid| *uid != *upper.uid) {
             return Err(ResolveError::WrongUid);
         }
-        if !entry.belongs() {
-            return Err(ResolveError::NotStarted(format!(
-                "container \"{container}\" in pod \"{}\" is waiting to start: ContainerCreating",
+        let lower = entry.lower.as_ref().filter(|_| entry.belongs()).ok_or_else(|| {
+            ResolveError::NotStarted(format!(
+                "container \"{}\" in pod \"{}\" is waiting to start: ContainerCreating",
+                container.unwrap_or_default(),
                 pod.name
-            )));
-        }
-        Ok(Target {
+            ))
+        })?;
+        let status = lower.status.as_deref().map_or("null", RawValue::get);
+        let is_shown = container.is_none_or(|container| has_status(status, container));
+        let target = Target {
             client: self.lower.clone(),
             namespace: self.mapping.lower(&pod.namespace).into_owned(),
             name: pod.name.clone(),
-        })
+        };
+        Ok((target, is_shown))
+    }
+
+    /// Whether the upper pod has the container. Asked only when no status shows it, so hardly ever.
+    async fn check_spec(&self, pod: &PodRef, container: &str) -> Result<(), ResolveError> {
+        let pods = api::collection(&pod.namespace, "pods");
+        let found = api::get::<Value>(&self.upper, &pods, &pod.name).await;
+        let found = found.map_err(|error| ResolveError::Unavailable(error.to_string()))?;
+        let found = found.ok_or(ResolveError::NoPod)?;
+        has_container(&found["spec"], container)
+            .then_some(())
+            .ok_or(ResolveError::NoContainer)
     }
 }
 
@@ -116,14 +131,19 @@ impl Backend for NodeBackend {
     }
 
     async fn resolve(&self, pod: &PodRef, container: Option<&str>) -> Result<Target, ResolveError> {
-        self.find(pod, container.unwrap_or_default())
+        let (target, is_shown) = self.find(pod, container)?;
+        if let Some(container) = container.filter(|_| !is_shown) {
+            self.check_spec(pod, container).await?;
+        }
+        Ok(target)
     }
 
-    /// Not known: the lower cluster's metrics are not read yet.
     async fn usage(&self) -> Result<NodeUsage, Unavailable> {
-        Err(Unavailable(
-            "figures of the lower cluster are not available".to_owned(),
-        ))
+        self.usage.usage().await
+    }
+
+    async fn cadvisor(&self) -> Result<String, Unavailable> {
+        self.usage.cadvisor().await
     }
 }
 
@@ -132,6 +152,33 @@ fn typed(mut pod: Value) -> Value {
     pod["apiVersion"] = json!("v1");
     pod["kind"] = json!("Pod");
     pod
+}
+
+/// Whether a pod's status (JSON) has that of a container of any kind.
+fn has_status(status: &str, container: &str) -> bool {
+    let status: Value = serde_json::from_str(status).unwrap_or_default();
+    let lists = [
+        "containerStatuses",
+        "initContainerStatuses",
+        "ephemeralContainerStatuses",
+    ];
+    names_one(&status, &lists, container)
+}
+
+/// Whether a pod's spec has a container of any kind.
+fn has_container(spec: &Value, container: &str) -> bool {
+    names_one(
+        spec,
+        &["containers", "initContainers", "ephemeralContainers"],
+        container,
+    )
+}
+
+fn names_one(of: &Value, lists: &[&str], name: &str) -> bool {
+    let mut items = lists
+        .iter()
+        .flat_map(|list| of[*list].as_array().into_iter().flatten());
+    items.any(|item| item["name"] == name)
 }
 
 // === impl Kubelet ===
@@ -145,17 +192,16 @@ impl Kubelet {
         args: &Args,
         node_ip: &str,
         upper: &Client,
-        lower_upgrade: &Client,
+        lower: &Cluster,
         current: Current,
         registry: &prometheus::Registry,
     ) -> anyhow::Result<Self> {
         let address = args.listen();
         let listener = bind(address).await?;
-        let cert = Arc::new(ServingCert::default());
-        let cert_files = load_certificate(args, node_ip, &cert).await?;
+        let certificate = Certificate::load(args, node_ip).await?;
         let client_cas = Arc::new(ClientCas::default());
         let ca_file = load_client_ca(args, &client_cas).await?;
-        let tls = Tls::new(cert.clone(), Some(client_cas.clone()), Alpn::Http1)?;
+        let tls = Tls::new(certificate.serving.clone(), Some(client_cas.clone()), Alpn::Http1)?;
         let metrics = Metrics::register(registry)?;
         let server = Server::new(
             Some(Arc::new(tls)),
@@ -168,8 +214,14 @@ impl Kubelet {
             backend: Arc::new(NodeBackend {
                 name: args.nodename.clone(),
                 upper: upper.clone(),
-                lower: lower_upgrade.clone(),
                 mapping: args.mapping(),
+                lower: lower.upgrade.clone(),
+                usage: Collector::new(
+                    lower.client.clone(),
+                    current.clone(),
+                    &args.nodename,
+                    args.usage_source,
+                ),
                 current,
             }),
             auth: Arc::new(Auth::new(
@@ -178,8 +230,7 @@ impl Kubelet {
             )),
             streams: Streams::new(StreamConfig::default(), metrics.clone()),
             metrics,
-            cert,
-            cert_files,
+            certificate,
             client_cas,
             upper: upper.clone(),
             ca_file,
@@ -189,16 +240,7 @@ impl Kubelet {
     /// Serves until shutdown, then lets streams finish. `ready` is met once client certificates can be checked.
     pub async fn run(self, shutdown: Shutdown, ready: Condition, watch_metrics: WatchMetrics) {
         let router = router(self.backend, self.auth, self.streams, self.metrics);
-        if let Some((paths, seen)) = self.cert_files {
-            let cert = self.cert;
-            tokio::spawn(follow_files(
-                paths,
-                seen,
-                POLL_INTERVAL,
-                shutdown.token(),
-                move |files| cert.set_pem(&files[0], &files[1]),
-            ));
-        }
+        tokio::spawn(self.certificate.keep(self.upper.clone(), shutdown.clone()));
         let cas = self.client_cas;
         let followed = async move {
             let Some((paths, seen)) = self.ca_file else {
@@ -222,28 +264,6 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// The files of the flags, else a certificate made here for the published address.
-async fn load_certificate(
-    args: &Args,
-    node_ip: &str,
-    cert: &ServingCert,
-) -> anyhow::Result<Option<(Vec<PathBuf>, Vec<Vec<u8>>)>> {
-    let (Some(cert_file), Some(key_file)) = (&args.tls_cert_file, &args.tls_private_key_file) else {
-        let names = [node_ip.to_owned(), args.nodename.clone()];
-        let pair = self_signed(
-            &format!("system:node:{}", args.nodename),
-            &names,
-            SELF_SIGNED_LIFE,
-        )?;
-        cert.set_pem(pair.cert.as_bytes(), pair.key.as_bytes())?;
-        return Ok(None);
-    };
-    let paths = vec![cert_file.clone(), key_file.clone()];
-    let files = read_files(&paths).await?;
-    cert.set_pem(&files[0], &files[1])?;
-    Ok(Some((paths, files)))
-}
-
 /// The file of the flag; without it, what the upper API server publishes is followed.
 async fn load_client_ca(
     args: &Args,
@@ -256,4 +276,35 @@ async fn load_client_ca(
     let files = read_files(&paths).await?;
     cas.set_pem(&files[0])?;
     Ok(Some((paths, files)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_of_every_kind_are_known_by_spec_and_status() {
+        let status = json!({
+            "containerStatuses": [{"name": "main"}],
+            "initContainerStatuses": [{"name": "init"}],
+            "ephemeralContainerStatuses": [{"name": "debugger"}],
+        });
+        let spec = json!({
+            "containers": [{"name": "main"}],
+            "initContainers": [{"name": "init"}],
+            "ephemeralContainers": [{"name": "debugger"}],
+        });
+        for (name, wanted) in [
+            ("main", true),
+            ("init", true),
+            ("debugger", true),
+            ("other", false),
+        ] {
+            assert_eq!(has_status(&status.to_string(), name), wanted, "{name}");
+            assert_eq!(has_container(&spec, name), wanted, "{name}");
+        }
+        for status in ["null", "{}", "no JSON"] {
+            assert!(!has_status(status, "main"), "{status}");
+        }
+    }
 }

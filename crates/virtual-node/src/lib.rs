@@ -13,6 +13,7 @@
 
 pub mod api;
 pub mod args;
+pub mod certificate;
 pub mod claims;
 pub mod context;
 pub mod engine;
@@ -27,6 +28,7 @@ pub mod pods;
 pub mod run;
 pub mod shared;
 pub mod tokens;
+pub mod usage;
 
 pub use args::Args;
 pub use run::run;

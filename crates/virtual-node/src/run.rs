@@ -75,7 +75,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         &args,
         &node_ip,
         &clusters.upper.client,
-        &clusters.lower.upgrade,
+        &clusters.lower,
         current.clone(),
         &admin.registry,
     )

@@ -1,5 +1,6 @@
 //! What the watches fill and the workers empty: both indices behind one lock, and a queue for each.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -14,6 +15,7 @@ use tensile_runtime::watch::Change;
 use crate::claims;
 use crate::events::{self, LowerEvent};
 use crate::namespaces;
+use crate::node::Capacity;
 use crate::objects::{self, Kind, ObjectKey, Side};
 use crate::origin::{lower_key, upper_key};
 use crate::pods::{self, LowerPod, LowerSide, References, UpperPod};
@@ -49,6 +51,8 @@ pub struct Shared {
     pub objects: Queue<ObjectKey>,
     /// Lower events to look at.
     pub events: Queue<Key>,
+    /// The lower nodes, and what others hold of them.
+    pub capacity: Arc<Mutex<Capacity>>,
     /// Name of the virtual node, whose lower pods are ours to keep.
     node_name: String,
     /// What its namespaces are called below.
@@ -69,6 +73,7 @@ impl Shared {
             pods: Queue::default(),
             objects: Queue::default(),
             events: Queue::default(),
+            capacity: Arc::default(),
             node_name: node_name.to_owned(),
             mapping,
         })
@@ -77,6 +82,18 @@ impl Shared {
     /// The indices. Never held across an await.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+
+    /// The pods that run below, by their lower key: the upper key and UID.
+    #[must_use]
+    pub fn running_pods(&self) -> HashMap<Key, (Key, Box<str>)> {
+        let state = self.state.lock();
+        let ours = state.pods.iter().filter(|(_, entry)| entry.belongs());
+        ours.filter_map(|(key, entry)| {
+            let uid = entry.upper.as_ref()?.uid.clone();
+            Some((lower_key(key, &self.mapping), (key.clone(), uid)))
+        })
+        .collect()
     }
 
     /// Takes a change of an upper pod.

@@ -108,14 +108,19 @@ impl Capacity {
         self.others.len() != before
     }
 
+    /// All nodes by name, and whether each is usable.
+    #[must_use]
+    pub fn node_names(&self) -> BTreeMap<String, bool> {
+        let nodes = self.nodes.values();
+        nodes
+            .map(|node| (node.name.to_string(), is_usable(node)))
+            .collect()
+    }
+
     /// The figures, from all nodes and pods.
     #[must_use]
     pub fn summary(&self) -> Summary {
-        let usable: Vec<&NodeView> = self
-            .nodes
-            .values()
-            .filter(|node| node.ready && !node.unschedulable)
-            .collect();
+        let usable: Vec<&NodeView> = self.nodes.values().filter(|node| is_usable(node)).collect();
         let names: HashSet<&str> = usable.iter().map(|node| &*node.name).collect();
         let mut summary = Summary {
             nodes: usable.len(),
@@ -136,6 +141,11 @@ impl Capacity {
         summary.kubelet_version = versions.min_by_key(|version| numbers(version)).map(str::to_owned);
         summary
     }
+}
+
+/// Whether pods can be scheduled to the node now.
+fn is_usable(node: &NodeView) -> bool {
+    node.ready && !node.unschedulable
 }
 
 /// Labels that all nodes have with the same value.

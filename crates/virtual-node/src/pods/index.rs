@@ -72,6 +72,11 @@ impl Index {
             .filter(move |key| *key.namespace == *namespace)
     }
 
+    /// Keys and entries.
+    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Entry)> {
+        self.entries.iter()
+    }
+
     /// Number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
