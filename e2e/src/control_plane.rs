@@ -25,6 +25,14 @@ use crate::{
 const CLIENT_QPS: u32 = 1000;
 const CLIENT_BURST: u32 = 2000;
 
+/// The autoscaler of a test must not take the minutes that it takes by default.
+const AUTOSCALING: [(&str, &str); 4] = [
+    ("horizontal-pod-autoscaler-sync-period", "3s"),
+    ("horizontal-pod-autoscaler-downscale-stabilization", "6s"),
+    ("horizontal-pod-autoscaler-initial-readiness-delay", "5s"),
+    ("horizontal-pod-autoscaler-cpu-initialization-period", "5s"),
+];
+
 /// The Services of every cluster.
 const SERVICE_RANGE: &str = "10.96.0.0/16";
 
@@ -187,14 +195,17 @@ impl Plan<'_> {
             flag("root-ca-file", self.pem("ca.crt")),
             flag("cluster-signing-cert-file", self.pem("ca.crt")),
             flag("cluster-signing-key-file", self.pem("ca.key")),
-            // What needs a metrics server or a cloud is left out.
-            flag(
-                "controllers",
-                "*,-horizontal-pod-autoscaler-controller,-persistentvolume-attach-detach-controller",
-            ),
             flag("kube-api-qps", CLIENT_QPS),
             flag("kube-api-burst", CLIENT_BURST),
         ];
+        // What needs a metrics server or a cloud is left out.
+        let mut controllers = "*,-persistentvolume-attach-detach-controller".to_owned();
+        if self.spec.autoscaling {
+            args.extend(AUTOSCALING.map(|(name, value)| flag(name, value)));
+        } else {
+            controllers.push_str(",-horizontal-pod-autoscaler-controller");
+        }
+        args.push(flag("controllers", controllers));
         args.extend(self.spec.controller_manager_args.iter().cloned());
         self.invocation("kube-controller-manager", args)
     }

@@ -12,6 +12,7 @@ pub struct ClusterSpec {
     pub(crate) controller_manager: bool,
     pub(crate) audit_log: bool,
     pub(crate) verify_kubelets: bool,
+    pub(crate) autoscaling: bool,
     pub(crate) api_server_args: Vec<String>,
     pub(crate) controller_manager_args: Vec<String>,
 }
@@ -41,6 +42,7 @@ impl ClusterSpec {
             controller_manager: true,
             audit_log: false,
             verify_kubelets: false,
+            autoscaling: false,
             api_server_args: Vec::new(),
             controller_manager_args: Vec::new(),
         }
@@ -93,6 +95,13 @@ impl ClusterSpec {
     #[must_use]
     pub fn verify_kubelets(mut self) -> Self {
         self.verify_kubelets = true;
+        self
+    }
+
+    /// Scales workloads by their usage, within seconds instead of minutes; needs [`crate::MetricsServer`].
+    #[must_use]
+    pub fn with_autoscaling(mut self) -> Self {
+        self.autoscaling = true;
         self
     }
 

@@ -23,6 +23,7 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub struct VirtualNodeSpec {
     name: String,
     args: Vec<String>,
+    address: IpAddr,
     upper_kubeconfig: Option<std::path::PathBuf>,
     lower_kubeconfig: Option<std::path::PathBuf>,
 }
@@ -32,6 +33,7 @@ pub struct VirtualNode {
     /// The process.
     pub component: Component,
     name: String,
+    address: IpAddr,
     admin: PortLease,
     kubelet: PortLease,
 }
@@ -45,6 +47,7 @@ impl VirtualNodeSpec {
         Self {
             name: name.to_owned(),
             args: Vec::new(),
+            address: LOOPBACK,
             upper_kubeconfig: None,
             lower_kubeconfig: None,
         }
@@ -54,6 +57,13 @@ impl VirtualNodeSpec {
     #[must_use]
     pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Another address for its kubelet API than loopback, to which API servers proxy no requests for nodes.
+    #[must_use]
+    pub fn address(mut self, address: IpAddr) -> Self {
+        self.address = address;
         self
     }
 
@@ -92,7 +102,10 @@ impl VirtualNodeSpec {
                 "--admin-listen",
                 SocketAddr::new(LOOPBACK, admin.port()).to_string(),
             ),
-            ("--listen", SocketAddr::new(LOOPBACK, kubelet.port()).to_string()),
+            (
+                "--listen",
+                SocketAddr::new(self.address, kubelet.port()).to_string(),
+            ),
         ]
         .into_iter()
         .flat_map(|(flag, value)| [flag.to_owned(), value])
@@ -102,6 +115,7 @@ impl VirtualNodeSpec {
         Ok(VirtualNode {
             component,
             name: self.name.clone(),
+            address: self.address,
             admin,
             kubelet,
         })
@@ -130,7 +144,7 @@ impl VirtualNode {
     /// Address of its kubelet API.
     #[must_use]
     pub fn kubelet(&self) -> SocketAddr {
-        SocketAddr::new(LOOPBACK, self.kubelet.port())
+        SocketAddr::new(self.address, self.kubelet.port())
     }
 
     /// Address of its admin server.

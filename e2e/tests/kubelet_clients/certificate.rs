@@ -1,0 +1,118 @@
+//! The serving certificate that the upper cluster signs: approved, verified by callers, renewed under open streams.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use e2e::virtual_node::VirtualNodeSpec;
+use e2e::{Cluster, TestResult, support};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use kube::Api;
+use kube::api::ListParams;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::{DEADLINE, on_site};
+
+/// Waits until as many requests of the upper cluster were signed.
+pub(crate) async fn await_signed(upper: &Cluster, node: &str, count: usize) -> Result<()> {
+    let requests: Api<CertificateSigningRequest> = Api::all(upper.client().await?);
+    support::await_condition(&format!("{count} certificates for {node}"), DEADLINE, || async {
+        let requests = requests.list(&ListParams::default()).await?;
+        let signed = requests.iter().filter(|request| {
+            request
+                .status
+                .as_ref()
+                .is_some_and(|status| status.certificate.is_some())
+        });
+        Ok((signed.count() >= count).then_some(()))
+    })
+    .await
+}
+
+/// A connection that trusts the cluster's CA and wants the address in the certificate.
+pub(crate) async fn connect(upper: &Cluster, address: SocketAddr) -> Result<TlsStream<TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(upper.client_ca_pem().as_bytes())?)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(address).await?;
+    let connector = TlsConnector::from(Arc::new(config));
+    Ok(connector.connect(ServerName::from(address.ip()), stream).await?)
+}
+
+/// The certificate that is served now, if callers trust it.
+async fn served(upper: &Cluster, address: SocketAddr) -> Result<Vec<u8>> {
+    let stream = connect(upper, address).await?;
+    let certificates = stream.get_ref().1.peer_certificates().context("no certificate")?;
+    Ok(certificates[0].to_vec())
+}
+
+#[test]
+fn a_request_waits_for_approval_by_hand() -> TestResult {
+    on_site(async |site| {
+        let (upper, lower) = (&site.ground.upper, &site.ground.lower);
+        let node = VirtualNodeSpec::new("by-hand")
+            // A taint of its own keeps the pods of other tests away.
+            .args(["--serving-certificate", "csr", "--taint-key", "by-hand"])
+            .start(upper, lower)
+            .await?;
+        let before = served(upper, node.kubelet()).await;
+        ensure!(before.is_err(), "a certificate that nobody signed is trusted");
+        let requests: Api<CertificateSigningRequest> = Api::all(site.client.clone());
+        support::await_condition("a certificate that callers trust", DEADLINE, || async {
+            let requests = requests.list(&ListParams::default()).await?;
+            let pending = requests.iter().filter(|request| {
+                request
+                    .status
+                    .as_ref()
+                    .is_none_or(|status| status.conditions.is_none())
+            });
+            for name in pending.filter_map(|request| request.metadata.name.as_deref()) {
+                upper.kubectl(&["certificate", "approve", name]).await?.ok()?;
+            }
+            served(upper, node.kubelet()).await.map(Some)
+        })
+        .await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_renewed_certificate_leaves_streams_alone() -> TestResult {
+    on_site(async |site| {
+        let (upper, node) = (&site.ground.upper, &site.ground.node);
+        site.run(&[crate::mk_simple("echo", crate::IDLE)]).await?;
+        let args = ["--namespace", &site.namespace, "exec", "-i", "echo", "--", "cat"];
+        let mut cat = upper
+            .kubectl_command(&args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut input = cat.stdin.take().context("no input")?;
+        let mut output = BufReader::new(cat.stdout.take().context("no output")?);
+        let mut echo = async |text: &str| -> Result<()> {
+            input.write_all(text.as_bytes()).await?;
+            let mut line = String::new();
+            tokio::time::timeout(DEADLINE, output.read_line(&mut line)).await??;
+            ensure!(line == text, "{line:?}");
+            Ok(())
+        };
+        echo("before\n").await?;
+        let first = served(upper, node.kubelet()).await?;
+        support::await_condition("another certificate", 2 * DEADLINE, || async {
+            let now = served(upper, node.kubelet()).await?;
+            Ok((now != first).then_some(()))
+        })
+        .await?;
+        echo("after\n").await
+    })
+}
