@@ -183,7 +183,11 @@ impl Shared {
                 self.wake(pod.into_iter().collect());
                 return;
             }
-            Change::Reset(live) => state.tokens.retain(live),
+            Change::Reset(live) => {
+                let lost_some = state.tokens.retain(live);
+                let pods = state.pods.keys().filter(|_| lost_some).cloned().collect();
+                self.wake(pods);
+            }
             _ => {}
         }
         drop(state);

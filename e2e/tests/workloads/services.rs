@@ -138,6 +138,14 @@ fn a_foreign_service_of_the_same_name_gets_no_endpoints_of_ours() -> TestResult 
         let pod = site.run(&mk_pod("web", NODE, &json!({})), &site.first).await?;
         ensure!(env(&pod, "WEB_SERVICE_HOST").is_null(), "{pod}");
         let ip = get(&site.upper, &site.all("pods"), "web").await?["status"]["podIP"].clone();
+        e2e::support::await_condition("an event on the pod", crate::DEADLINE, || async {
+            let events = list(&site.upper, &site.all("events")).await?;
+            let told = |event: &Value| {
+                event["reason"] == "ServiceNotMirrored" && event["involvedObject"]["name"] == "web"
+            };
+            Ok(events.iter().any(told).then_some(()))
+        })
+        .await?;
         // When those of the other Service are there, those of this one would be too.
         await_addresses(site, "next", &[ip]).await?;
         await_addresses(site, "web", &[]).await?;

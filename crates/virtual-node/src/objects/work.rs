@@ -12,12 +12,14 @@ use tensile_core::translate::{TranslateError, object, service};
 use tensile_runtime::key::Key;
 use tensile_runtime::object::{Meta, Namespaces, Slim};
 use tensile_runtime::queue::Outcome;
+use tensile_runtime::recorder::Note;
 
 use super::empty::is_empty;
 use super::{Kind, ObjectKey, Side, Step, decide};
 use crate::api::{self, ApiError};
 use crate::claims;
 use crate::context::Context;
+use crate::shared::State;
 
 /// A copy as the lower cluster returns it; of a Service the spec has the address that the cluster gave it.
 type Made = Slim<Namespaces, Value, IgnoredAny>;
@@ -84,15 +86,31 @@ impl Worker {
         self.context.metrics.object_retries.inc();
         tracing::debug!(object = %key, %error, "will be tried again");
         if !matches!(error, ApiError::Transient(_)) {
-            let woken = self
-                .context
-                .shared
-                .lock()
-                .objects
-                .set_problem(key, &error.to_string());
+            let mut state = self.context.shared.lock();
+            let woken = state.objects.set_problem(key, &error.to_string());
+            if key.kind == Kind::Service {
+                woken
+                    .iter()
+                    .for_each(|pod| self.note_unmirrored(&state, pod, &error));
+            }
             self.context.shared.wake(woken);
         }
         Outcome::Retry
+    }
+
+    /// A pod runs also without a Service of its namespace, and says so.
+    fn note_unmirrored(&self, state: &State, pod: &Key, error: &ApiError) {
+        let upper = state.pods.get(pod).and_then(|entry| entry.upper.as_ref());
+        if let Some(upper) = upper {
+            self.context.recorder.note(Note {
+                pod: pod.clone(),
+                uid: upper.uid.to_string(),
+                warning: true,
+                reason: "ServiceNotMirrored",
+                action: "Offload",
+                message: error.to_string(),
+            });
+        }
     }
 
     /// Path of the collection that holds the copy, and the copy's name.

@@ -65,6 +65,11 @@ impl Index {
         self.entries.get(key)
     }
 
+    /// All keys.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.entries.keys()
+    }
+
     /// Keys in a namespace.
     pub fn keys_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Key> {
         self.entries

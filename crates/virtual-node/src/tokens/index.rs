@@ -69,11 +69,13 @@ impl Index {
         gone.then(|| pod(secret)).flatten()
     }
 
-    /// Only these Secrets exist.
-    pub fn retain(&mut self, live: &HashSet<Key>) {
+    /// Only these Secrets exist; returns whether one is gone.
+    pub fn retain(&mut self, live: &HashSet<Key>) -> bool {
+        let before = self.by_pod.len();
         let live: HashSet<&str> = live.iter().map(|key| &*key.name).collect();
         self.by_pod
             .retain(|pod_uid, _| live.contains(tokens::secret_name(pod_uid).as_str()));
+        self.by_pod.len() < before
     }
 }
 
@@ -122,7 +124,7 @@ mod tests {
         assert_eq!(index.apply(&secret), Some(Key::new("ns", "p")));
         assert_eq!(index.apply(&secret), None, "nothing new");
         assert_eq!(index.get("u").unwrap().refresh_at.as_second(), 600);
-        index.retain(&HashSet::from([Key::of(&secret)]));
+        assert!(!index.retain(&HashSet::from([Key::of(&secret)])));
         let earlier = mk_secret("tensile-token-u", "earlier", "");
         assert_eq!(index.delete(&earlier), None, "another Secret of that name");
         assert_eq!(index.delete(&secret), Some(Key::new("ns", "p")));
@@ -130,7 +132,7 @@ mod tests {
 
         index.apply(&mk_secret("tensile-token-u", "s", "nonsense"));
         assert_eq!(index.get("u").unwrap().refresh_at, Timestamp::UNIX_EPOCH);
-        index.retain(&HashSet::new());
+        assert!(index.retain(&HashSet::new()));
         assert_eq!(index.get("u"), None);
     }
 
