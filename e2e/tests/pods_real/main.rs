@@ -3,6 +3,7 @@
 //! All tests share one pair of clusters and one virtual node; each has a namespace of its own.
 
 mod config;
+mod dns;
 mod ending;
 mod exec;
 mod identity;
