@@ -22,7 +22,7 @@ fn chart() -> PathBuf {
 /// helm cannot be run, or the API server refuses what it made.
 pub async fn for_upper(upper: &Cluster, clusters: &[&str]) -> Result<PathBuf> {
     let mut command = Command::new(Binaries::obtain().await?.path("helm"));
-    command.args(["template", "tensile"]).arg(chart());
+    command.args(["template", "tensile", "--no-hooks"]).arg(chart());
     command.args(["--namespace", NAMESPACE, "--set", "webhook.enabled=false"]);
     for (number, cluster) in clusters.iter().enumerate() {
         let entry = format!("virtualNode.clusters[{number}]");

@@ -1,7 +1,7 @@
 //! The chart: every combination of its switches is accepted, wrong values are refused, and the roles that it grants
 //! are enough for the components.
 
-use std::{fs, net::SocketAddr, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -29,17 +29,28 @@ const NAMESPACE: &str = "tensile-system";
 const CLUSTER_A: &str = "virtualNode.clusters[0].name=a,virtualNode.clusters[0].secretName=lower-a";
 
 /// What can be switched, as values; all combinations of them are tried.
-const SWITCHES: [&str; 6] = [
+const SWITCHES: [&str; 7] = [
     "virtualNode.enabled=false",
     "webhook.enabled=false",
-    CLUSTER_A,
-    "virtualNode.clusters[1].name=b,virtualNode.clusters[1].secretName=lower-b,virtualNode.clusters[1].nodeName=west,\
+    "virtualNode.clusters[0].name=a,virtualNode.clusters[0].secretName=lower-a,\
+     virtualNode.clusters[1].name=b,virtualNode.clusters[1].secretName=lower-b,virtualNode.clusters[1].nodeName=west,\
      virtualNode.clusters[1].clusterID=W,virtualNode.clusters[1].nodeLabel=team:blue,\
      virtualNode.clusters[1].extraArgs[0]=--pod-workers=8",
-    "webhook.tls.secretName=cert,webhook.tls.caBundle=ca,virtualNode.tlsSecretName=cert,\
-     webhook.annotations.cert-manager\\.io/inject-ca-from=tensile-system/cert",
-    "webhook.replicas=1,priorityClassName=high,nodeSelector.disk=ssd,tolerations[0].operator=Exists,podLabels.a=b,\
-     podAnnotations.c=d,imagePullSecrets[0].name=pull,fullnameOverride=other,image.tag=v1,ignoreSelectorKeys={a,b}",
+    "descheduler.enabled=true,descheduler.dryRun=true,descheduler.policy.apiVersion=descheduler/v1alpha2",
+    "scheduler.enabled=true",
+    "webhook.tls.secretName=cert,webhook.tls.caBundle=ca,virtualNode.tlsSecretName=cert,webhook.replicas=1,\
+     webhook.annotations.cert-manager\\.io/inject-ca-from=tensile-system/cert,webhook.excludedNamespaces={infra},\
+     priorityClassName=,nodeSelector.disk=ssd,tolerations[0].operator=Exists,podLabels.a=b,podAnnotations.c=d,\
+     imagePullSecrets[0].name=pull,fullnameOverride=other,image.tag=v1,ignoreSelectorKeys={a,b},\
+     scheduler.mode=replacement",
+    "networkPolicy.enabled=true,monitoring.podMonitor.enabled=true,monitoring.alerts.enabled=true,\
+     monitoring.dashboard.enabled=true,test.enabled=false",
+];
+
+/// Kinds of the Prometheus operator, as far as an API server must know them.
+const OPERATOR_KINDS: [(&str, &str); 2] = [
+    ("PodMonitor", "podmonitors"),
+    ("PrometheusRule", "prometheusrules"),
 ];
 
 fn chart() -> &'static Path {
@@ -72,7 +83,7 @@ async fn mk_system_namespace(cluster: &Cluster) -> Result<()> {
         .map(drop)
 }
 
-/// The subset of [`SWITCHES`] that the bits of `number` choose. The second cluster needs the first before it.
+/// The subset of [`SWITCHES`] that the bits of `number` choose.
 fn combination(number: usize) -> Vec<&'static str> {
     let chosen = SWITCHES
         .iter()
@@ -81,9 +92,31 @@ fn combination(number: usize) -> Vec<&'static str> {
     chosen.map(|(_, set)| *set).collect()
 }
 
-fn combinations() -> impl Iterator<Item = (usize, Vec<&'static str>)> {
-    let all = (0..1 << SWITCHES.len()).map(|number| (number, combination(number)));
-    all.filter(|(_, sets)| !sets.contains(&SWITCHES[3]) || sets.contains(&CLUSTER_A))
+/// The objects of all combinations: most combinations share most of them.
+async fn distinct_objects() -> Result<BTreeSet<String>> {
+    let mut objects = BTreeSet::new();
+    for number in 0..1 << SWITCHES.len() {
+        let manifests = helm(&["template", "tensile"], &combination(number)).await?;
+        let documents = manifests
+            .split("\n---\n")
+            .map(|text| text.trim_start_matches("---").trim());
+        objects.extend(documents.filter(|text| text.contains("kind:")).map(str::to_owned));
+    }
+    Ok(objects)
+}
+
+fn mk_definition(kind: &str, plural: &str) -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.monitoring.coreos.com")},
+        "spec": {
+            "group": "monitoring.coreos.com", "scope": "Namespaced", "names": {"kind": kind, "plural": plural},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
+                "type": "object", "x-kubernetes-preserve-unknown-fields": true,
+            }}}],
+        },
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,31 +124,84 @@ async fn an_api_server_takes_every_combination_of_switches() -> TestResult {
     let cluster = Cluster::start(
         ClusterSpec::new("chart")
             .without_scheduler()
-            .without_controller_manager(),
+            .without_controller_manager()
+            // There is nobody who makes service accounts, and hooks are pods.
+            .api_server_args(["--disable-admission-plugins=ServiceAccount"]),
     )
     .await?;
     mk_system_namespace(&cluster).await?;
-    let mut manifests = String::new();
-    for (number, mut sets) in combinations() {
-        // Another name for every release, so that one request holds them all.
-        let (release, name) = (format!("r{number}"), format!("fullnameOverride=r{number}"));
-        sets.push(&name);
-        manifests.push_str(&helm(&["template", &release], &sets).await?);
+    for (kind, plural) in OPERATOR_KINDS {
+        cluster.apply(&mk_definition(kind, plural).to_string()).await?;
     }
-    // Both ends of the table: all on, and nothing but notes.
-    assert!(
-        manifests.contains("name: r60-vn-b") && !manifests.contains("name: r3-"),
-        "{manifests}"
-    );
-    let answer = cluster
-        .kubectl_with_input(
-            &["apply", "--dry-run=server", "--validate=strict", "-f", "-"],
-            &manifests,
-        )
-        .await?
-        .ok()?;
-    assert!(answer.contains("deployment.apps/r60-vn-b created"), "{answer}");
+    let objects = distinct_objects().await?;
+    assert!(objects.len() > 60, "{}", objects.len());
+    let manifests: Vec<String> = objects.into_iter().collect();
+    let manifests = manifests.join("\n---\n");
+    support::await_condition("all objects to be taken", DEADLINE, || async {
+        // The kinds of the operator may not be served yet.
+        let apply = ["apply", "--dry-run=server", "--validate=strict", "-f", "-"];
+        cluster
+            .kubectl_with_input(&apply, &manifests)
+            .await?
+            .ok()
+            .map(Some)
+    })
+    .await
+    .map(|answer| {
+        for expected in [
+            "deployment.apps/tensile-vn-b",
+            "deployment.apps/tensile-scheduler",
+            "pod/tensile-test",
+            "deployment.apps/tensile-descheduler",
+        ] {
+            assert!(answer.contains(&format!("{expected} created")), "{answer}");
+        }
+    })?;
     Ok(())
+}
+
+/// Alerts and dashboard ask for metrics that the components have.
+#[tokio::test]
+async fn alerts_and_dashboard_name_only_metrics_that_exist() -> TestResult {
+    let alerts = helm(
+        &["template", "tensile"],
+        &["monitoring.alerts.enabled=true,monitoring.dashboard.enabled=true"],
+    )
+    .await?;
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = alerts
+        .split(|c: char| !is_word(c))
+        .filter(|word| word.starts_with("tensile_"));
+    let asked: BTreeSet<&str> = words.collect();
+    assert!(asked.len() > 8, "{asked:?}");
+    let source = sources(&chart().join("../../crates"))?;
+    let unknown: Vec<_> = asked
+        .into_iter()
+        .map(|name| name.trim_end_matches("_bucket").trim_end_matches("_count"))
+        .filter(|name| !source.contains(&format!("\"{name}\"")))
+        // These names are put together.
+        .filter(|name| {
+            !name
+                .strip_prefix("tensile_kubelet_")
+                .is_some_and(|rest| source.contains(&format!("\"{rest}\"")))
+        })
+        .collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    Ok(())
+}
+
+/// All Rust files below a folder.
+fn sources(folder: &Path) -> Result<String> {
+    let mut text = String::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            text += &sources(&path)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text += &fs::read_to_string(&path)?;
+        }
+    }
+    Ok(text)
 }
 
 #[tokio::test]
@@ -141,6 +227,14 @@ async fn wrong_values_are_refused_by_name() -> TestResult {
         ),
         ("image.repository=", "repository"),
         ("logFormat=xml", "logFormat"),
+        ("scheduler.mode=third", "mode"),
+        ("scheduler.weight=0", "weight"),
+        ("scheduler.httpTimeout=2", "httpTimeout"),
+        ("webhook.resources.request.cpu=1", "request"),
+        ("webhook.excludedNamespaces={A}", "excludedNamespaces"),
+        ("virtualNode.extraArgs={pod-workers=8}", "extraArgs"),
+        ("descheduler.interval=0s", "interval"),
+        ("monitoring.podMonitor.interval=often", "interval"),
     ] {
         let refusal = helm(&["template", "r"], &[wrong])
             .await
@@ -260,7 +354,13 @@ async fn the_roles_are_enough_for_a_virtual_node() -> TestResult {
     lower.add_kwok_log("hello")?;
     mk_system_namespace(&upper).await?;
     upper
-        .apply(&helm(&["template", "tensile"], &[CLUSTER_A, "webhook.enabled=false"]).await?)
+        .apply(
+            &helm(
+                &["template", "tensile", "--no-hooks"],
+                &[CLUSTER_A, "webhook.enabled=false"],
+            )
+            .await?,
+        )
         .await?;
     lower
         .apply(&fs::read_to_string(chart().join("files/lower-role.yaml"))?)
@@ -289,7 +389,9 @@ async fn the_roles_are_enough_for_a_webhook_that_makes_its_own_certificate() -> 
     )
     .await?;
     mk_system_namespace(&upper).await?;
-    upper.apply(&helm(&["template", "tensile"], &[]).await?).await?;
+    upper
+        .apply(&helm(&["template", "tensile", "--no-hooks"], &[]).await?)
+        .await?;
     let kubeconfig = mk_service_account(&upper, "tensile-webhook")?;
     let (listen, admin) = (PortLease::take()?, PortLease::take()?);
     let address = |port: &PortLease| SocketAddr::from(([127, 0, 0, 1], port.port()));

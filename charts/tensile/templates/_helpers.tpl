@@ -52,21 +52,38 @@ securityContext:
   seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
-{{- define "tensile.notOnVirtualNodes" -}}
-nodeAffinity:
-  requiredDuringSchedulingIgnoredDuringExecution:
-    nodeSelectorTerms:
-      - matchExpressions:
-          - {key: type, operator: NotIn, values: [virtual-kubelet]}
+{{- define "tensile.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* What scheduler extender and descheduler have in common: flags, mount and volume of the folder of kubeconfigs. */}}
+{{- define "tensile.lowerArgs" -}}
+- --clusters-dir=/etc/tensile/lower
+{{- end -}}
+
+{{- define "tensile.lowerMount" -}}
+- {name: lower, mountPath: /etc/tensile/lower, readOnly: true}
+{{- end -}}
+
+{{- define "tensile.lowerVolume" -}}
+- name: lower
+  projected:
+    defaultMode: 0440
+    sources:
+      {{- range .Values.virtualNode.clusters }}
+      - secret:
+          name: {{ .secretName }}
+          items: [{key: kubeconfig, path: {{ .clusterID | default .name }}.kubeconfig}]
+      {{- else }} []
+      {{- end }}
 {{- end -}}
 
 {{- define "tensile.container" -}}
 image: {{ include "tensile.image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
-securityContext:
-  allowPrivilegeEscalation: false
-  readOnlyRootFilesystem: true
-  capabilities: {drop: [ALL]}
+securityContext: {{- include "tensile.securityContext" . | nindent 2 }}
 startupProbe:
   httpGet: {path: /livez, port: admin}
   periodSeconds: 2
@@ -79,13 +96,112 @@ readinessProbe:
   periodSeconds: 5
 {{- end -}}
 
+{{/* The container of a hook: it ends by itself, so it has no probes. */}}
+{{- define "tensile.cli" -}}
+image: {{ include "tensile.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext: {{- include "tensile.securityContext" . | nindent 2 }}
+command: [/usr/bin/kubectl-tensile]
+resources:
+  requests: {cpu: 10m, memory: 16Mi}
+  limits: {memory: 128Mi}
+{{- end -}}
+
 {{/* Flags of all components. */}}
 {{- define "tensile.args" -}}
 - --admin-listen=0.0.0.0:9090
 - --log-format={{ .Values.logFormat }}
 - {{ printf "--log-level=%s" .Values.logLevel | quote }}
 - --system-namespace={{ .Release.Namespace }}
+{{- end -}}
+
+{{/* The flag on whose value webhook, virtual node and scheduler must agree. */}}
+{{- define "tensile.ignoredKeys" -}}
 - {{ printf "--ignore-selector-keys=%s" (join "," .Values.ignoreSelectorKeys) | quote }}
+{{- end -}}
+
+{{/* Labels and annotations of a component's pods; pass (list $ component). */}}
+{{- define "tensile.podMetadata" -}}
+{{- $root := index . 0 -}}
+labels:
+  {{- include "tensile.labels" . | nindent 2 }}
+  {{- with $root.Values.podLabels }}{{ toYaml . | nindent 2 }}{{ end }}
+{{- with $root.Values.podAnnotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Off virtual nodes, and replicas on several nodes if possible; pass (list $ component). */}}
+{{- define "tensile.affinity" -}}
+nodeAffinity:
+  requiredDuringSchedulingIgnoredDuringExecution:
+    nodeSelectorTerms:
+      - matchExpressions:
+          - {key: type, operator: NotIn, values: [virtual-kubelet]}
+podAntiAffinity:
+  preferredDuringSchedulingIgnoredDuringExecution:
+    - weight: 100
+      podAffinityTerm:
+        topologyKey: kubernetes.io/hostname
+        labelSelector:
+          matchLabels: {{- include "tensile.selector" . | nindent 12 }}
+{{- end -}}
+
+{{/* At most one pod of a component is away; pass (list $ component name replicas wanted). */}}
+{{- define "tensile.budget" -}}
+{{- $root := index . 0 -}}
+{{- $component := list $root (index . 1) -}}
+{{- if and (index . 4) (gt (int (index . 3)) 1) }}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: {{ index . 2 }}
+  namespace: {{ $root.Release.Namespace }}
+  labels: {{- include "tensile.labels" $component | nindent 4 }}
+spec:
+  maxUnavailable: 1
+  selector:
+    matchLabels: {{- include "tensile.selector" $component | nindent 6 }}
+{{- end }}
+{{- end -}}
+
+{{/* A service account; pass (list $ component name). */}}
+{{- define "tensile.serviceAccount" -}}
+{{- $root := index . 0 -}}
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: {{ index . 2 }}
+  namespace: {{ $root.Release.Namespace }}
+  labels: {{- include "tensile.labels" (list $root (index . 1)) | nindent 4 }}
+{{- end -}}
+
+{{/* Gives the service account `name` the ClusterRole `role`; pass (list $ component name role binding). */}}
+{{- define "tensile.clusterBinding" -}}
+{{- $root := index . 0 -}}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata:
+  name: {{ index . 4 }}
+  labels: {{- include "tensile.labels" (list $root (index . 1)) | nindent 4 }}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {{ index . 3 | quote }}}
+subjects:
+  - {kind: ServiceAccount, name: {{ index . 2 }}, namespace: {{ $root.Release.Namespace }}}
+{{- end -}}
+
+{{/* Gives the service account `name` the Role `role` of a namespace; pass (list $ component name role namespace binding). */}}
+{{- define "tensile.binding" -}}
+{{- $root := index . 0 -}}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: {{ index . 5 }}
+  namespace: {{ index . 4 }}
+  labels: {{- include "tensile.labels" (list $root (index . 1)) | nindent 4 }}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: {{ index . 3 | quote }}}
+subjects:
+  - {kind: ServiceAccount, name: {{ index . 2 }}, namespace: {{ $root.Release.Namespace }}}
 {{- end -}}
 
 {{- define "tensile.nodeName" -}}

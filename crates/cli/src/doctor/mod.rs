@@ -5,7 +5,10 @@ mod expiry;
 mod facts;
 mod gather;
 
+use std::time::Duration;
+
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::connect::Upper;
 use crate::error::CliError;
@@ -17,7 +20,13 @@ pub struct DoctorArgs {
     /// Also show what is well.
     #[arg(long)]
     pub all: bool,
+    /// Look again for so many seconds while something does not work.
+    #[arg(long, default_value = "0")]
+    pub wait: u64,
 }
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -51,11 +60,18 @@ pub(crate) struct Diagnosis {
 
 /// Asks everything, then judges.
 pub(crate) async fn run(upper: &Upper, args: &DoctorArgs) -> Result<Diagnosis, CliError> {
-    let facts = gather::facts(upper).await?;
-    Ok(Diagnosis {
-        findings: check::check(&facts),
-        all: args.all,
-    })
+    let deadline = Instant::now() + Duration::from_secs(args.wait);
+    loop {
+        let facts = gather::facts(upper).await?;
+        let diagnosis = Diagnosis {
+            findings: check::check(&facts),
+            all: args.all,
+        };
+        if diagnosis.outcome() == Outcome::Good || Instant::now() >= deadline {
+            return Ok(diagnosis);
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
 }
 
 // === impl Finding ===
