@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// Simulated nodes of each cluster.
     #[arg(long, env = "TENSILE_BENCH_NODES", default_value_t = 100)]
     pub(crate) nodes: usize,
+    /// What the pods bring along.
+    #[arg(long, env = "TENSILE_BENCH_WORKLOAD", value_enum, default_value_t = Workload::Bare)]
+    pub(crate) workload: Workload,
     /// Pods per second of the paced load.
     #[arg(long, env = "TENSILE_BENCH_RATE", default_value_t = 20)]
     pub(crate) rate: u32,
@@ -37,6 +40,15 @@ pub(crate) struct Args {
     /// Given by `cargo bench`; without it, as from `cargo test --benches`, nothing is measured.
     #[arg(long, hide = true)]
     pub(crate) bench: bool,
+}
+
+/// What a pod brings along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Workload {
+    /// Nothing: no service-account token either.
+    Bare,
+    /// A service-account token of its own, and a ConfigMap and a Secret that all pods share.
+    Complete,
 }
 
 fn parse_pods(text: &str) -> Result<usize, String> {

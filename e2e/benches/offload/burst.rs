@@ -116,7 +116,7 @@ impl Bursts {
     async fn burst(&self, ground: &Ground, side: Side, node: Option<&VirtualNode>) -> Result<Cost> {
         let pods = self.pods;
         let names = load::names("pod", pods);
-        let load = load::create(ground.client(side), side, &names);
+        let load = load::create(ground, side, &names);
         self.timed(ground, side, node, "Running", load, |now| now.running == pods)
             .await
     }

@@ -9,12 +9,13 @@ use anyhow::Result;
 use e2e::measure::{AuditLog, CpuTimes, PodWatch, Requests};
 use e2e::virtual_node::{VirtualNode, VirtualNodeSpec};
 use e2e::{Cluster, ClusterSpec, NodeTemplate, Process, support};
-use k8s_openapi::api::core::v1::{Namespace, Node, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret, ServiceAccount};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde_json::json;
 use tensile_core::names::PROVIDER_TAINT;
 
+use crate::args::Workload;
 use crate::load;
 
 /// The user that the virtual node is in both clusters, so that its requests can be told from others'.
@@ -36,6 +37,8 @@ const AUDIT_LOG_MEGABYTES: &str = "--audit-log-maxsize=10000";
 pub(crate) struct Ground {
     pub(crate) upper: Cluster,
     pub(crate) lower: Cluster,
+    /// What the pods bring along.
+    pub(crate) workload: Workload,
     upper_client: Client,
     lower_client: Client,
     node: VirtualNodeSpec,
@@ -99,7 +102,7 @@ impl Side {
 
 impl Ground {
     /// Starts both clusters with their nodes, and warms them up.
-    pub(crate) async fn start(nodes: usize) -> Result<Self> {
+    pub(crate) async fn start(nodes: usize, workload: Workload) -> Result<Self> {
         tell(format!("starting two clusters with {nodes} simulated nodes each"));
         let spec = |name: &str| {
             ClusterSpec::new(name)
@@ -119,6 +122,7 @@ impl Ground {
                 .lower_kubeconfig(kubeconfig(&lower, VIRTUAL_NODE)?),
             upper,
             lower,
+            workload,
         };
         for side in [Side::Upper, Side::Lower, Side::Through] {
             ground.make_namespace(side).await?;
@@ -145,13 +149,23 @@ impl Ground {
         support::await_condition("the service account of pods", DEADLINE, || async {
             Ok(accounts.get_opt("default").await?.map(drop))
         })
-        .await
+        .await?;
+        if self.workload == Workload::Complete {
+            let metadata = json!({"name": load::SHARED});
+            let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), name);
+            let data = json!({"metadata": metadata, "data": {"GREETING": "hello"}});
+            support::create(&config_maps, data).await?;
+            let secrets: Api<Secret> = Api::namespaced(client.clone(), name);
+            let data = json!({"metadata": metadata, "stringData": {"PASSWORD": "secret"}});
+            support::create(&secrets, data).await?;
+        }
+        Ok(())
     }
 
     async fn warm_up(&self, side: Side) -> Result<()> {
         let watch = PodWatch::start(self.client(side).clone(), side.namespace()).await?;
         let names = load::names("warm-up", WARM_UP);
-        load::create(self.client(side), side, &names).await?;
+        load::create(self, side, &names).await?;
         watch
             .until(
                 "warm-up pods Running",

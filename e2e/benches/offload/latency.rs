@@ -44,7 +44,7 @@ async fn create_paced(
     let mut creations = Vec::with_capacity(names.len());
     for name in names {
         tick.tick().await;
-        let create = load::create_one(ground.client(side).clone(), side, name.clone());
+        let create = load::create_one(ground.client(side).clone(), side, ground.workload, name.clone());
         creations.push(tokio::spawn(create));
     }
     for created in try_join_all(creations).await? {

@@ -7,10 +7,14 @@ use kube::api::{DeleteParams, PostParams};
 use serde::de::IgnoredAny;
 use serde_json::json;
 
-use crate::ground::Side;
+use crate::args::Workload;
+use crate::ground::{Ground, Side};
 
 /// Requests at a time.
 pub(crate) const WRITERS: usize = 20;
+
+/// Name of the ConfigMap and of the Secret that complete pods share.
+pub(crate) const SHARED: &str = "bench";
 
 /// Names of pods.
 pub(crate) fn names(prefix: &str, count: usize) -> Vec<String> {
@@ -18,24 +22,27 @@ pub(crate) fn names(prefix: &str, count: usize) -> Vec<String> {
 }
 
 /// Creates pods, [`WRITERS`] at a time.
-pub(crate) async fn create(client: &Client, side: Side, names: &[String]) -> Result<()> {
+pub(crate) async fn create(ground: &Ground, side: Side, names: &[String]) -> Result<()> {
     stream::iter(names)
-        .map(|name| create_one(client.clone(), side, name.clone()))
+        .map(|name| create_one(ground.client(side).clone(), side, ground.workload, name.clone()))
         .buffer_unordered(WRITERS)
         .try_collect()
         .await
 }
 
 /// Creates one pod.
-pub(crate) async fn create_one(client: Client, side: Side, name: String) -> Result<()> {
+pub(crate) async fn create_one(client: Client, side: Side, workload: Workload, name: String) -> Result<()> {
+    let complete = workload == Workload::Complete;
+    let references = json!([{"configMapRef": {"name": SHARED}}, {"secretRef": {"name": SHARED}}]);
     let pod = json!({
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "labels": {"app": "bench"}},
         "spec": {
+            "automountServiceAccountToken": complete,
             "tolerations": [{"key": side.toleration(), "operator": "Exists"}],
             "containers": [{
-                "name": "main", "image": "bench",
+                "name": "main", "image": "bench", "envFrom": if complete { references } else { json!([]) },
                 "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
             }],
         },

@@ -67,10 +67,15 @@ fn facts(args: &Args) -> Vec<String> {
             args.nodes
         ),
         format!(
-            "bare pods, created and deleted one by one ({} at a time) and bound by kube-scheduler, on all sides alike",
+            "pods without owners, created and deleted one by one ({} at a time) and bound by kube-scheduler, on all sides alike",
             load::WRITERS
         ),
     ];
+    if args.workload == args::Workload::Complete {
+        facts.push(
+            "each pod with a service-account token, and a ConfigMap and a Secret that all share".to_owned(),
+        );
+    }
     if !args.is_full() {
         facts.push(format!(
             "a trial with {} pods: the goals are meant for {}",
@@ -82,7 +87,7 @@ fn facts(args: &Args) -> Vec<String> {
 }
 
 async fn measure(args: &Args, report: &mut Report) -> Result<()> {
-    let ground = Ground::start(args.nodes).await?;
+    let ground = Ground::start(args.nodes, args.workload).await?;
     // Its figures come after those of the bursts, in the middle of which they are measured.
     let mut resident = Report::default();
     let bursts = bursts(&ground, args, report, &mut resident).await;
