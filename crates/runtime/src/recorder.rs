@@ -9,7 +9,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder as KubeRecorder, Reporter};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::key::Key;
@@ -21,9 +21,20 @@ const REPEAT_AFTER: Duration = Duration::from_secs(300);
 /// Entries of the memory of what was sent, before old ones are looked for.
 const MEMORY: usize = 4096;
 
+/// Longest wait for events that are still to be sent when a process ends: as long as kubectl waits for a small request.
+const FLUSH: Duration = Duration::from_secs(5);
+
 /// Sends events; clones share the task.
 #[derive(Clone, Debug)]
-pub struct Recorder(mpsc::Sender<Note>);
+pub struct Recorder(mpsc::Sender<Order>);
+
+/// What the task is told.
+#[derive(Debug)]
+enum Order {
+    Send(Note),
+    /// All before this was sent.
+    Answer(oneshot::Sender<()>),
+}
 
 /// An event about a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -59,15 +70,37 @@ impl Recorder {
 
     /// Sends `note` unless the same was sent just before or too many wait.
     pub fn note(&self, note: Note) {
-        if self.0.try_send(note).is_err() {
+        if self.0.try_send(Order::Send(note)).is_err() {
             tracing::debug!("event dropped: too many wait");
+        }
+    }
+
+    /// Waits until all events so far are sent, but not for ever: for a process that ends.
+    pub async fn flush(&self) {
+        let (answer, answered) = oneshot::channel();
+        let all = async {
+            if self.0.send(Order::Answer(answer)).await.is_ok() {
+                // An error means that the task has ended, and with it every event.
+                let _ended = answered.await;
+            }
+        };
+        if tokio::time::timeout(FLUSH, all).await.is_err() {
+            tracing::warn!("events are lost: the API server does not take them");
         }
     }
 }
 
-async fn deliver(mut receive: mpsc::Receiver<Note>, recorder: KubeRecorder) {
+async fn deliver(mut receive: mpsc::Receiver<Order>, recorder: KubeRecorder) {
     let mut sent: HashMap<Note, Instant> = HashMap::new();
-    while let Some(note) = receive.recv().await {
+    while let Some(order) = receive.recv().await {
+        let note = match order {
+            Order::Send(note) => note,
+            Order::Answer(answer) => {
+                // Whoever asked may have lost patience.
+                let _gone = answer.send(());
+                continue;
+            }
+        };
         if !first(&mut sent, &note, Instant::now()) {
             continue;
         }
@@ -118,7 +151,42 @@ fn event(note: Note) -> (Event, ObjectReference) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http::Response;
+    use kube::client::Body;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flush_waits_for_what_was_noted_before() {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = sent.clone();
+        let service = tower::service_fn(move |_: http::Request<Body>| {
+            let count = count.clone();
+            async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                count.fetch_add(1, Ordering::SeqCst);
+                Response::builder().body(Body::from(
+                    br#"{"metadata":{"name":"e","namespace":"n"}}"#.to_vec(),
+                ))
+            }
+        });
+        let recorder = Recorder::spawn(Client::new(service, "n"), "test", "test-0");
+        for message in ["one", "two"] {
+            recorder.note(Note {
+                pod: Key::new("n", "p"),
+                uid: "u".into(),
+                warning: false,
+                reason: "Told",
+                action: "Tell",
+                message: message.into(),
+            });
+        }
+        recorder.flush().await;
+        assert_eq!(sent.load(Ordering::SeqCst), 2);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_same_event_is_sent_again_only_after_a_while() {
