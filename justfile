@@ -73,6 +73,15 @@ fuzz seconds='600':
     TENSILE_FUZZ_SECONDS={{ seconds }} TENSILE_FUZZ_SEED=$RANDOM \
         cargo test --package tensile-webhook --release --test fuzz
 
+# Fuzzes requests to the kubelet port for so many seconds, from a new start each time.
+fuzz-kubelet seconds='600':
+    TENSILE_FUZZ_SECONDS={{ seconds }} TENSILE_FUZZ_SEED=$RANDOM \
+        cargo test --package tensile-kubelet-api --release --test fuzz
+
+# Twice so many seconds of 200 execs at a time through the kubelet API, then a look for what they left.
+load seconds='60':
+    TENSILE_LOAD_SECONDS={{ seconds }} cargo test --package tensile-kubelet-api --release --test load -- --nocapture
+
 # The chart: lint, every combination of switches, schema, and whether its roles are enough.
 chart:
     cargo test --package e2e --test chart
