@@ -47,7 +47,7 @@ pub use leases::PortLease;
 pub use metrics_server::MetricsServer;
 pub use process::Process;
 pub use proxy::{Fault, FaultProxy};
-pub use real::{BUSYBOX_IMAGE, real_nodes_available, real_nodes_or_report};
+pub use real::{BUSYBOX_IMAGE, program_or_report, real_nodes_available, real_nodes_or_report};
 pub use run::clear_leftovers;
 pub use spec::ClusterSpec;
 pub use support::TestResult;

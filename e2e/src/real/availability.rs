@@ -75,15 +75,31 @@ pub fn real_nodes_or_report() -> Result<bool> {
         return Ok(true);
     };
     let required = std::env::var(REQUIRE_VARIABLE).unwrap_or_default();
-    if is_required(&required) {
+    if is_required(&required, REAL_NODES) {
         bail!("{REQUIRE_VARIABLE} asks for {REAL_NODES}, but {reason}");
     }
     eprintln!("not run: {reason}");
     Ok(false)
 }
 
-fn is_required(list: &str) -> bool {
-    list.split(',').any(|word| word.trim() == REAL_NODES)
+/// For the first line of a test that needs a program of a Debian package: true when it is there, else false after
+/// printing the reason.
+///
+/// # Errors
+/// It is not there although `TENSILE_REQUIRE` contains the package's name.
+pub fn program_or_report(program: &str, package: &str) -> Result<bool> {
+    if find_program(program).is_some() {
+        return Ok(true);
+    }
+    if is_required(&std::env::var(REQUIRE_VARIABLE).unwrap_or_default(), package) {
+        bail!("{REQUIRE_VARIABLE} asks for {package}, but there is no {program}: apt-get install {package}");
+    }
+    eprintln!("not run: there is no {program}; apt-get install {package}");
+    Ok(false)
+}
+
+fn is_required(list: &str, wanted: &str) -> bool {
+    list.split(',').any(|word| word.trim() == wanted)
 }
 
 /// The folder of the CNI plugins.
@@ -121,7 +137,7 @@ mod tests {
             ("unreal-nodes", false),
         ];
         for (list, expected) in cases {
-            assert_eq!(is_required(list), expected, "{list}");
+            assert_eq!(is_required(list, REAL_NODES), expected, "{list}");
         }
     }
 

@@ -8,6 +8,7 @@ mod certificate;
 mod client;
 mod containers;
 mod ports;
+mod prometheus;
 mod refusals;
 mod usage;
 
