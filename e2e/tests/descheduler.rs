@@ -11,7 +11,8 @@ use e2e::webhook::{self, Webhook};
 use e2e::{Cluster, ClusterSpec, NodeTemplate, TestResult, support};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod};
-use kube::api::{ListParams, Patch, PatchParams};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
@@ -26,6 +27,14 @@ profiles:
   pluginConfig:
   - name: UnschedulableBelow
     args: {thresholdSeconds: 2}
+";
+
+/// The same for room that is made.
+const WITH_ROOM: &str = "
+  - name: MakeRoom
+    args: {thresholdSeconds: 2}
+  plugins:
+    balance: {enabled: [MakeRoom]}
 ";
 
 /// An upper cluster with the webhook, and two lower ones. Behind `a` stands a virtual node already.
@@ -56,17 +65,18 @@ async fn mk_ground() -> Result<Ground> {
         .await?;
     a.kwok(1, four("full")).await?;
     let cordoned = a.kwok(1, four("cordoned")).await?;
-    a.kwok(1, four("free")).await?;
+    let free = a.kwok(1, four("free")).await?;
+    label(&a, &free[0], &json!({"only-a": "yes"})).await?;
     let sixteen = NodeTemplate::default().cpu("16").memory("64Gi");
     let b_nodes = b.kwok(1, sixteen).await?;
     cordon(&a, &cordoned[0]).await?;
     label(
         &b,
         &b_nodes[0],
-        &json!({"tainted": "yes", "full": "yes", "cordoned": "yes"}),
+        &json!({"tainted": "yes", "full": "yes", "cordoned": "yes", "free": "yes"}),
     )
     .await?;
-    for pool in ["tainted", "full", "cordoned"] {
+    for pool in ["tainted", "full", "cordoned", "free"] {
         label_pool(&a, pool).await?;
     }
     fill(&a).await?;
@@ -334,5 +344,68 @@ async fn pods_that_are_stuck_below_move_to_where_they_fit_and_others_stay() -> T
         avoidance.values().all(|nodes| nodes.starts_with("{\"va\":")),
         "{avoidance:?}"
     );
+    real.component.terminate().await?;
+    drop(real);
+    std::fs::write(&ground.policy, format!("{}{WITH_ROOM}", POLICY.trim_end()))?;
+    make_room(&ground, &ground.descheduler(&["--descheduling-interval=1"])?).await?;
+    Ok(())
+}
+
+/// Two pods run behind `va` that would fit behind `vb`, and one waits below that fits only where they are.
+async fn make_room(ground: &Ground, real: &Descheduler) -> Result<()> {
+    let nodes: Api<Node> = Api::all(ground.client.clone());
+    nodes.cordon("vb").await?;
+    let mut filler = mk_deployment("filler", "1500m", "free");
+    filler["spec"]["replicas"] = json!(2);
+    ground.deploy(filler).await?;
+    let budgets: Api<PodDisruptionBudget> = Api::namespaced(ground.client.clone(), &ground.namespace);
+    let spec = json!({"minAvailable": 2, "selector": {"matchLabels": {"app": "filler"}}});
+    support::create(&budgets, json!({"metadata": {"name": "filler"}, "spec": spec})).await?;
+    let before = support::await_condition("the fillers to run", DEADLINE, || async {
+        let pods = ground.pods().await?;
+        let fillers = pods.get("filler").context("none")?;
+        Ok((fillers.len() == 2 && fillers.iter().all(support::is_ready)).then(|| fillers.clone()))
+    })
+    .await?;
+    ground.deploy(mk_deployment("big", "2", "only-a")).await?;
+    ground.refused(2).await?;
+    nodes.uncordon("vb").await?;
+
+    let held = support::await_condition("a budget to hold", DEADLINE, || async {
+        let report = real.report().await?;
+        let moves = report["moves"].as_array().into_iter().flatten();
+        Ok(moves.into_iter().find(|m| m["result"] == "Budget").cloned())
+    })
+    .await?;
+    assert_eq!(held["strategy"], "MakeRoom");
+    assert!(
+        held["why"].as_str().is_some_and(|why| why.contains("/big-")),
+        "{held}"
+    );
+    let uids = |pods: &[Pod]| {
+        let mut uids: Vec<_> = pods.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+        uids.sort();
+        uids
+    };
+    assert_eq!(
+        uids(&ground.pods().await?["filler"]),
+        uids(&before),
+        "the budget holds"
+    );
+
+    budgets.delete("filler", &DeleteParams::default()).await?;
+    let after = support::await_condition("the big pod and two fillers to run", DEADLINE, || async {
+        let pods = ground.pods().await?;
+        let running = |app: &str| pods[app].iter().filter(|pod| support::is_ready(pod)).count();
+        ensure!(pods["filler"].len() == 2, "{} fillers", pods["filler"].len());
+        ensure!(running("big") == 1 && running("filler") == 2, "not all run");
+        Ok(Some(pods))
+    })
+    .await?;
+    assert_eq!(node(&after["big"][0]), "va");
+    let stayed = after["filler"]
+        .iter()
+        .filter(|pod| before.iter().any(|b| b.metadata.uid == pod.metadata.uid));
+    assert_eq!(stayed.count(), 1, "one move is enough");
     Ok(())
 }

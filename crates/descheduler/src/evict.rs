@@ -11,6 +11,7 @@ use serde_json::json;
 use tensile_core::avoidance::{Avoidance, CONFIG_MAP};
 use tensile_core::names;
 
+use crate::budgets;
 use crate::plan::Move;
 
 /// What became of a planned eviction.
@@ -23,7 +24,7 @@ pub enum Outcome {
     /// Since the plan was made, its lower cluster has found a node for it.
     Placed,
     /// A PodDisruptionBudget does not allow it now.
-    Budget(kube::Error),
+    Budget(String),
     /// The API server refused, or could not be asked.
     Failed(kube::Error),
 }
@@ -60,7 +61,8 @@ impl Outcome {
     #[must_use]
     pub fn message(&self) -> Option<String> {
         match self {
-            Self::Budget(error) | Self::Failed(error) => Some(error.to_string()),
+            Self::Budget(budget) => Some(budget.clone()),
+            Self::Failed(error) => Some(error.to_string()),
             Self::Evicted | Self::Gone | Self::Placed => None,
         }
     }
@@ -110,12 +112,22 @@ impl Evictor {
         }
     }
 
-    /// Evicts the pod, unless its lower cluster has just found a node for it.
+    /// Evicts the pod, if its lower cluster still gives reason to and its budgets allow it: the virtual node will delete
+    /// the lower pod, and a deletion asks no budget.
     pub async fn evict(&self, lower: Option<&Client>, planned: &Move) -> Outcome {
-        match is_placed(lower, &planned.pod.uid).await {
-            Ok(true) => return Outcome::Placed,
-            Ok(false) => {}
+        let placed = match placed(lower, &planned.pod.uid).await {
+            Ok(placed) => placed,
             Err(error) => return Outcome::Failed(error),
+        };
+        if planned.unplaced && !placed.is_empty() {
+            return Outcome::Placed;
+        }
+        for pod in placed {
+            match budgets::exhausted(lower, &pod).await {
+                Ok(None) => {}
+                Ok(Some(budget)) => return Outcome::Budget(budget),
+                Err(error) => return Outcome::Failed(error),
+            }
         }
         let pods: Api<Pod> = Api::namespaced(self.upper.clone(), &planned.pod.namespace);
         let eviction = eviction(planned, &self.profile, self.grace_period);
@@ -159,24 +171,23 @@ fn eviction(planned: &Move, profile: &str, grace_period: Option<u32>) -> Evictio
     }
 }
 
-/// Whether the lower pod has a node by now. A cluster that cannot be asked is an error: nothing is evicted on hearsay.
-async fn is_placed(lower: Option<&Client>, origin: &str) -> kube::Result<bool> {
+/// The lower pods that have a node by now. A cluster that cannot be asked is an error: nothing is evicted on hearsay.
+async fn placed(lower: Option<&Client>, origin: &str) -> kube::Result<Vec<Pod>> {
     let Some(lower) = lower else {
         return Err(kube::Error::Service("the lower cluster has left".into()));
     };
     let pods: Api<Pod> = Api::all(lower.clone());
     let ours = ListParams::default().labels(&format!("{}={origin}", names::ORIGIN_UID));
-    let found = pods.list(&ours).await?;
-    Ok(found
-        .iter()
-        .any(|pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())))
+    let found = pods.list(&ours).await?.items.into_iter();
+    let placed = found.filter(|pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()));
+    Ok(placed.collect())
 }
 
 /// 409 is the UID precondition; 500 is what the API server says where several budgets match one pod.
 fn refused(error: kube::Error) -> Outcome {
     match &error {
         kube::Error::Api(status) if [404, 409].contains(&status.code) => Outcome::Gone,
-        kube::Error::Api(status) if status.code == 429 => Outcome::Budget(error),
+        kube::Error::Api(status) if status.code == 429 => Outcome::Budget(error.to_string()),
         _ => Outcome::Failed(error),
     }
 }
@@ -248,6 +259,8 @@ mod tests {
             to: "vb".into(),
             lower_node: "b1".into(),
             why: "it cannot run".into(),
+            unplaced: true,
+            promises: Vec::new(),
         };
         let posted = serde_json::to_value(eviction(&planned, "default", Some(5))).unwrap();
         let options = &posted["deleteOptions"];

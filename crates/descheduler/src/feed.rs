@@ -16,7 +16,8 @@ use tensile_world::{Settings, Shared, World};
 use tokio::sync::Notify;
 
 use crate::pods::Pods;
-use crate::refused::{Refused, Waiting};
+use crate::refused::{Refused, Unplaced};
+use crate::waiting::Waiting;
 
 /// The id under which the upper cluster's own model is kept.
 pub const ABOVE: &str = "upper";
@@ -32,6 +33,8 @@ pub struct Known {
     pub pods: Arc<Mutex<Pods>>,
     /// What lower clusters refused.
     pub refused: Arc<Mutex<Refused>>,
+    /// Upper pods that no node takes.
+    pub waiting: Arc<Mutex<Waiting>>,
     /// The lower clusters that can be asked.
     pub clients: Arc<Mutex<BTreeMap<String, Client>>>,
     /// A pod was refused that was not before.
@@ -55,6 +58,7 @@ impl Known {
             above: Shared::new(World::default()),
             pods: Arc::default(),
             refused: Arc::default(),
+            waiting: Arc::default(),
             clients: Arc::default(),
             news: Arc::default(),
         }
@@ -76,7 +80,7 @@ impl Known {
         Companion::new(move |cluster, client| {
             let presence = Presence::new(known.clone(), cluster, client.clone());
             let watch = Watch {
-                api: Api::<Viewed<object::Pods, Waiting>>::all(client),
+                api: Api::<Viewed<object::Pods, Unplaced>>::all(client),
                 config: watcher::Config::default()
                     .labels(&label)
                     .fields("spec.nodeName=,status.phase=Pending"),
@@ -86,6 +90,21 @@ impl Known {
             };
             async move { watch.run(|change| presence.changed(change)).await }
         })
+    }
+
+    /// Follows the upper pods that no node takes, until the future is dropped. Only those that may go to virtual nodes
+    /// have the label.
+    pub async fn watch_waiting(&self, upper: Client, readiness: &Readiness, metrics: Metrics) {
+        let watch = Watch {
+            api: Api::<Viewed<object::Pods, Value>>::all(upper),
+            config: watcher::Config::default()
+                .labels(&format!("{}=true", names::VIRTUAL_POD))
+                .fields("spec.nodeName=,status.phase=Pending"),
+            name: "upper-waiting-pods",
+            ready: readiness.condition("upper-waiting-pods"),
+            metrics,
+        };
+        watch.run(|change| self.waiting.lock().changed(&change)).await;
     }
 
     /// Why no plan can be made now; `None` if one can.
@@ -119,7 +138,7 @@ impl Presence {
         }
     }
 
-    fn changed(&self, change: Change<Viewed<object::Pods, Waiting>>) {
+    fn changed(&self, change: Change<Viewed<object::Pods, Unplaced>>) {
         if self.known.refused.lock().changed(&self.cluster, change) {
             self.known.news.notify_one();
         }

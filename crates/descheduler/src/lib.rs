@@ -14,6 +14,7 @@
 
 pub mod args;
 pub mod avoid;
+mod budgets;
 pub mod clock;
 pub mod evict;
 pub mod feed;
@@ -31,6 +32,7 @@ pub mod scene;
 pub mod strategies;
 #[cfg(test)]
 mod testing;
+pub mod waiting;
 
 pub use args::Args;
 pub use run::{RunError, run};

@@ -4,11 +4,14 @@ use std::fmt;
 
 use serde::Serialize;
 
+use tensile_placement::Uid;
+
 use crate::pod::Pod;
 use crate::pods::Pods;
 use crate::refused::Refused;
-use crate::scene::{Obstacle, Place, Scene};
-use crate::strategies::unschedulable_below;
+use crate::scene::{Obstacle, Place, Scene, successor};
+use crate::strategies::{make_room, unschedulable_below};
+use crate::waiting::Waiting;
 
 /// What to do in a round.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -35,6 +38,12 @@ pub struct Move {
     pub lower_node: String,
     /// Why it is moved.
     pub why: String,
+    /// Whether it is moved only as long as its lower pod has no node.
+    #[serde(skip)]
+    pub unplaced: bool,
+    /// What is promised in the models for the sake of this move.
+    #[serde(skip)]
+    pub promises: Vec<Uid>,
 }
 
 /// A pod that stays.
@@ -63,10 +72,13 @@ pub struct PodRef {
 
 /// Plans a round; what was promised to the moves stays promised in the scene.
 #[must_use]
-pub fn plan(scene: &mut Scene<'_>, pods: &Pods, refused: &Refused) -> Plan {
+pub fn plan(scene: &mut Scene<'_>, pods: &Pods, refused: &Refused, waiting: &Waiting) -> Plan {
     let mut plan = Plan::default();
     if let Some(args) = &scene.policy.unschedulable_below {
         unschedulable_below::plan(args, scene, pods, refused, &mut plan);
+    }
+    if let Some(args) = &scene.policy.make_room {
+        make_room::plan(args, scene, pods, refused, waiting, &mut plan);
     }
     plan
 }
@@ -92,29 +104,29 @@ impl From<&Pod> for PodRef {
 // === impl Plan ===
 
 impl Plan {
-    /// Adds a move or the reason against it.
-    pub fn decide(
-        &mut self,
-        strategy: &'static str,
-        pod: &Pod,
-        why: impl FnOnce() -> String,
-        place: Result<Place, Obstacle>,
-    ) {
-        match place {
-            Ok(Place { node, lower }) => self.moves.push(Move {
-                pod: pod.into(),
-                strategy,
-                from: pod.node.to_string(),
-                to: node,
-                lower_node: lower,
-                why: why(),
-            }),
-            Err(obstacle) => self.stays.push(Stay {
-                pod: pod.into(),
-                strategy,
-                kind: obstacle.kind(),
-                why: obstacle.to_string(),
-            }),
-        }
+    /// Adds a move to a place that is promised to it.
+    pub fn go(&mut self, strategy: &'static str, pod: &Pod, place: Place, why: String) -> &mut Move {
+        self.moves.push(Move {
+            pod: pod.into(),
+            strategy,
+            from: pod.node.to_string(),
+            to: place.node,
+            lower_node: place.lower,
+            why,
+            unplaced: false,
+            promises: vec![successor(pod)],
+        });
+        let last = self.moves.len() - 1;
+        &mut self.moves[last]
+    }
+
+    /// Adds a pod that stays.
+    pub fn stay(&mut self, strategy: &'static str, pod: &Pod, obstacle: &Obstacle) {
+        self.stays.push(Stay {
+            pod: pod.into(),
+            strategy,
+            kind: obstacle.kind(),
+            why: obstacle.to_string(),
+        });
     }
 }

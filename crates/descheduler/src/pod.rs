@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tensile_core::names;
+use tensile_core::resources::{Resources, pod_request};
 use tensile_core::view::Phase;
 use tensile_runtime::key::Key;
 
@@ -15,6 +16,8 @@ const PREFER_NO_EVICTION: &str = "descheduler.alpha.kubernetes.io/prefer-no-evic
 const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 /// Annotation on the stand-ins of such pods in the API (`v1.MirrorPodAnnotationKey`).
 const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Annotation by which users say which replicas to delete first (`core.PodDeletionCost`).
+const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 /// Priority from which on pods are critical (`scheduling.SystemCriticalPriority`).
 const CRITICAL: i64 = 2_000_000_000;
 /// Members of a pod's spec that decide on its place.
@@ -55,6 +58,10 @@ pub struct Pod {
     pub created: u64,
     /// `spec.priority`.
     pub priority: i64,
+    /// The effective request.
+    pub request: Resources,
+    /// What its user says that it costs to restart it: its `controller.kubernetes.io/pod-deletion-cost`, else 0.
+    pub restart_cost: i64,
     /// `status.phase`.
     pub phase: Phase,
     /// Whether it is being deleted.
@@ -124,6 +131,8 @@ impl Pod {
             owner: controller(metadata).map(|owner| text(&owner["uid"]).into()),
             created: created.unwrap_or(u64::MAX),
             priority: spec["priority"].as_i64().unwrap_or_default(),
+            request: pod_request(spec).unwrap_or_default(),
+            restart_cost: restart_cost(metadata),
             phase: Phase::deserialize(&pod["status"]["phase"]).unwrap_or_default(),
             deleting: !metadata["deletionTimestamp"].is_null(),
             marks: marks(pod),
@@ -182,6 +191,11 @@ impl Templates {
 fn controller(metadata: &Value) -> Option<&Value> {
     let owners = metadata["ownerReferences"].as_array()?;
     owners.iter().find(|owner| owner["controller"] == true)
+}
+
+fn restart_cost(metadata: &Value) -> i64 {
+    let text = metadata["annotations"][DELETION_COST].as_str();
+    text.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 fn marks(pod: &Value) -> Vec<Mark> {
@@ -305,6 +319,16 @@ mod tests {
         assert_eq!(read(&pod).age(crate::testing::CREATED - 7), 0);
         pod["metadata"]["creationTimestamp"] = json!(null);
         assert_eq!(read(&pod).age(u64::MAX), 0);
+    }
+
+    #[test]
+    fn what_it_takes_and_costs_is_read() {
+        let mut pod = mk_replica("p", "2", "va");
+        assert_eq!((read(&pod).request.milli_cpu, read(&pod).restart_cost), (2000, 0));
+        for (text, cost) in [("-7", -7), ("12", 12), ("much", 0)] {
+            pod["metadata"]["annotations"] = json!({DELETION_COST: text});
+            assert_eq!(read(&pod).restart_cost, cost, "{text}");
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub struct Refusal {
 /// What is looked at of a lower pod that waits for a node.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Waiting {
+pub struct Unplaced {
     status: Status,
 }
 
@@ -50,7 +50,7 @@ struct Condition {
 
 impl Refused {
     /// Takes over a change of a lower pod. Says whether a pod was refused that was not before.
-    pub fn changed(&mut self, cluster: &str, change: Change<Viewed<Pods, Waiting>>) -> bool {
+    pub fn changed(&mut self, cluster: &str, change: Change<Viewed<Pods, Unplaced>>) -> bool {
         let refusals = self.0.entry(cluster.to_owned()).or_default();
         match change {
             Change::Apply(pod) => match refusal(&pod) {
@@ -92,7 +92,7 @@ impl Refused {
     }
 }
 
-fn refusal(pod: &Viewed<Pods, Waiting>) -> Option<Refusal> {
+fn refusal(pod: &Viewed<Pods, Unplaced>) -> Option<Refusal> {
     let origin = pod.metadata.labels.as_ref()?.get(names::ORIGIN_UID)?;
     let scheduled = |condition: &&Condition| condition.r#type == "PodScheduled";
     let condition = pod.view.status.conditions.iter().find(scheduled)?;
@@ -114,7 +114,7 @@ mod tests {
 
     use super::*;
 
-    fn mk_waiting(name: &str, reason: &str) -> Viewed<Pods, Waiting> {
+    fn mk_waiting(name: &str, reason: &str) -> Viewed<Pods, Unplaced> {
         let condition = json!({
             "type": "PodScheduled", "status": "False", "reason": reason, "message": "0/1 nodes are available",
             "lastTransitionTime": "1970-01-01T00:01:40Z"
@@ -122,7 +122,7 @@ mod tests {
         mk_lower(name, &json!([condition]))
     }
 
-    fn mk_lower(name: &str, conditions: &Value) -> Viewed<Pods, Waiting> {
+    fn mk_lower(name: &str, conditions: &Value) -> Viewed<Pods, Unplaced> {
         let labels = json!({"tensile.dev/origin-uid": name});
         let metadata = json!({"namespace": "ns", "name": name, "labels": labels});
         let pod = json!({"metadata": metadata, "status": {"conditions": conditions}});

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::plan::{Move, Plan, Stay};
+use crate::strategies::make_room;
 
 /// A round: what was planned, and what became of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -60,6 +61,16 @@ impl Report {
             moves: plan.moves.into_iter().map(planned).collect(),
             stays: plan.stays,
         }
+    }
+
+    /// Whether the next round should not wait for long: room is being made, one pod in a round.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        let mut makes_room = self
+            .moves
+            .iter()
+            .filter(|moved| moved.planned.strategy == make_room::NAME);
+        makes_room.any(|moved| moved.result == "Evicted")
     }
 }
 

@@ -1,6 +1,6 @@
 //! One round: what is known becomes a plan, and the plan is carried out.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,8 +46,8 @@ pub struct Rounds {
     /// Figures.
     pub metrics: Metrics,
     promises: Vec<(Instant, Uid)>,
-    /// What was told about pods that stay, by their UID.
-    told: HashMap<String, &'static str>,
+    /// What was told about pods that stay: their UID, the strategy, and the kind of reason.
+    told: HashSet<(String, &'static str, &'static str)>,
 }
 
 /// What is needed to touch anything.
@@ -77,7 +77,7 @@ impl Rounds {
             evictor,
             metrics,
             promises: Vec::new(),
-            told: HashMap::new(),
+            told: HashSet::new(),
         }
     }
 
@@ -125,9 +125,10 @@ impl Rounds {
         self.take_back(expired);
         let (mut world, mut above) = (self.known.world.world(), self.known.above.world());
         let (pods, refused) = (self.known.pods.lock(), self.known.refused.lock());
+        let waiting = self.known.waiting.lock();
         let upper = &mut above.cluster_mut(ABOVE).model;
         let mut scene = Scene::new(now, &self.policy, &mut world, upper, avoidance);
-        let plan = plan::plan(&mut scene, &pods, &refused);
+        let plan = plan::plan(&mut scene, &pods, &refused, &waiting);
         let promises = match self.execution {
             Some(_) => scene.into_promises(),
             None => Vec::new(),
@@ -148,7 +149,7 @@ impl Rounds {
         noted
     }
 
-    fn take_back(&self, promises: Vec<Uid>) {
+    fn take_back(&self, promises: impl IntoIterator<Item = Uid>) {
         let (mut world, mut above) = (self.known.world.world(), self.known.above.world());
         for uid in promises {
             world.release(uid);
@@ -159,25 +160,34 @@ impl Rounds {
     /// Carries the moves out one by one. The avoidance has been written.
     async fn execute(&mut self, moves: &mut [Moved], promises: Vec<Uid>) {
         if moves.is_empty() {
+            self.take_back(promises);
             return;
         }
         tokio::time::sleep(PROPAGATION).await;
-        let mut unused = Vec::new();
-        for (moved, promise) in moves.iter_mut().zip(promises) {
+        let mut unused: HashSet<Uid> = promises.into_iter().collect();
+        for moved in moves {
             let Some(outcome) = self.evict(&moved.planned).await else {
                 moved.result = "NotLeading";
-                unused.push(promise);
                 continue;
             };
             moved.result = outcome.word();
             moved.message = outcome.message();
             self.metrics.evicted(moved.planned.strategy, outcome.word());
-            match outcome {
-                Outcome::Evicted => self.promises.push((Instant::now() + PROMISE, promise)),
-                _ => unused.push(promise),
+            if matches!(outcome, Outcome::Evicted) {
+                self.keep(&moved.planned.promises, &mut unused);
             }
         }
         self.take_back(unused);
+    }
+
+    /// Lets promises stand for some time.
+    fn keep(&mut self, promises: &[Uid], unused: &mut HashSet<Uid>) {
+        let until = Instant::now() + PROMISE;
+        self.promises.retain(|(_, uid)| !promises.contains(uid));
+        self.promises.extend(promises.iter().map(|uid| (until, *uid)));
+        for uid in promises {
+            unused.remove(uid);
+        }
     }
 
     /// Evicts a pod if we may still write, and tells its user.
@@ -214,18 +224,16 @@ impl Rounds {
     /// Tells users why their pods stay, once for each kind of reason.
     fn tell_stays(&mut self, plan: &Plan) {
         let Some(execution) = &self.execution else { return };
-        let staying: HashMap<String, &'static str> = plan
-            .stays
-            .iter()
-            .map(|stay| (stay.pod.uid.clone(), stay.kind))
-            .collect();
+        let mut staying = HashSet::new();
         for stay in &plan.stays {
-            if self.told.get(&stay.pod.uid) != Some(&stay.kind) {
+            let reason = (stay.pod.uid.clone(), stay.strategy, stay.kind);
+            if !self.told.contains(&reason) {
                 let message = format!("stays where it is: {}", stay.why);
                 execution
                     .recorder
                     .note(note(&stay.pod, true, stay.strategy, message));
             }
+            staying.insert(reason);
         }
         self.told = staying;
     }

@@ -1,17 +1,20 @@
 //! Sets the descheduler up and runs it until shutdown.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use kube::Client;
-use tensile_runtime::admin::{Admin, AdminError};
+use tensile_runtime::admin::{Admin, AdminError, Readiness};
 use tensile_runtime::cluster::{Cluster, ClusterError, Source};
+use tensile_runtime::clusters::Clusters;
 use tensile_runtime::lease::{ApiStore, Candidate, Leadership};
 use tensile_runtime::recorder::Recorder;
 use tensile_runtime::shutdown::Shutdown;
 use tensile_runtime::telemetry::TelemetryError;
 use tensile_runtime::watch;
 use tensile_world::directory::{Directory, DirectoryError};
-use tensile_world::lower::{Companion, Feed as ModelFeed};
+use tensile_world::lower::{Companion, Credentials, Feed as ModelFeed};
+use tensile_world::secrets::Secrets;
 use tensile_world::upper::Feed;
 use tokio::sync::watch::Receiver;
 use tokio::task::JoinHandle;
@@ -32,6 +35,8 @@ const LEASE: &str = "tensile-descheduler";
 const CONTROLLER: &str = "tensile-descheduler";
 /// Least time between two rounds, so that a storm of refusals does not become a storm of rounds.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
+/// Time to the next round where this one has begun to make room: an evicted pod needs some time to go.
+const SOON: Duration = Duration::from_secs(3);
 /// How often it is looked whether everything is known before the first round.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How long the first round waits for clusters that cannot be judged yet; it then goes on without them.
@@ -84,9 +89,15 @@ pub async fn run(args: Args, shutdown: Shutdown) -> Result<(), RunError> {
     let known = Known::new(args.settings());
     let last = Last::default();
     let companion = known.companion(&identity.uid, watches.clone());
-    let mut directory = Directory::new(args.clusters_dir.clone(), known.world.clone(), watches.clone());
-    directory = directory.with(companion);
-    directory.refresh()?;
+    let clusters = clusters(
+        &args,
+        &upper.client,
+        &known,
+        companion,
+        &admin,
+        &watches,
+        &shutdown,
+    )?;
     admin
         .serve(args.common.admin_listen, last.clone().router(), shutdown.clone())
         .await?;
@@ -100,11 +111,12 @@ pub async fn run(args: Args, shutdown: Shutdown) -> Result<(), RunError> {
     let seen = known.clone();
     let feeds = async {
         tokio::join!(
-            directory.follow(&shutdown),
+            clusters,
             upper.follow(&shutdown),
             feed.clone().watch_nodes(),
             feed.clone().watch_pods(|change| seen.pod_changed(change)),
-            model_of_upper(&args, &known, watches).run(),
+            model_of_upper(&args, &known, &watches).run(),
+            known.watch_waiting(upper.client.clone(), &admin.readiness, watches.clone()),
         )
     };
     let rounds = rounds(
@@ -117,7 +129,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> Result<(), RunError> {
     );
     tokio::select! {
         _ = feeds => {},
-        () = repeat(&args, rounds, &last, campaign.as_ref()) => {},
+        () = repeat(&args, rounds, &last, campaign.as_ref(), &admin.readiness) => {},
         () = shutdown.wait() => {},
     }
     shutdown.trigger();
@@ -135,14 +147,43 @@ fn campaign(upper: &Client, args: &Args, shutdown: &Shutdown) -> Campaign {
     Campaign { leadership, task }
 }
 
+/// Follows the lower clusters, wherever they are told.
+fn clusters(
+    args: &Args,
+    upper: &Client,
+    known: &Known,
+    companion: Companion,
+    admin: &Admin,
+    metrics: &watch::Metrics,
+    shutdown: &Shutdown,
+) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, RunError> {
+    let Some(folder) = &args.clusters_dir else {
+        let secrets = Secrets::new(known.world.clone(), metrics.clone()).with(companion);
+        let told = Clusters {
+            client: upper.clone(),
+            namespace: args.common.system_namespace.clone(),
+            ready: admin.readiness.condition("cluster-secrets"),
+            metrics: metrics.clone(),
+            // The virtual nodes tell users what is wrong with a Secret.
+            reporter: None,
+        };
+        return Ok(Box::pin(secrets.follow(told)));
+    };
+    let directory = Directory::new(folder.clone(), known.world.clone(), metrics.clone());
+    let mut directory = directory.with(companion);
+    directory.refresh()?;
+    let shutdown = shutdown.clone();
+    Ok(Box::pin(async move { directory.follow(&shutdown).await }))
+}
+
 /// The upper cluster is modelled by the same watches as lower ones.
-fn model_of_upper(args: &Args, known: &Known, metrics: watch::Metrics) -> ModelFeed {
+fn model_of_upper(args: &Args, known: &Known, metrics: &watch::Metrics) -> ModelFeed {
     let kubeconfig = args.common.kubeconfig.clone();
     ModelFeed {
         id: ABOVE.to_owned(),
-        source: kubeconfig.map_or(Source::InCluster, Source::File),
+        credentials: Credentials::Source(kubeconfig.map_or(Source::InCluster, Source::File)),
         shared: known.above.clone(),
-        metrics,
+        metrics: metrics.clone(),
         companion: Companion::default(),
     }
 }
@@ -172,26 +213,35 @@ fn rounds(
 }
 
 /// Makes one round after the other while we lead, or a single one.
-async fn repeat(args: &Args, mut rounds: Rounds, last: &Last, campaign: Option<&Campaign>) {
-    complete(&rounds.known).await;
+async fn repeat(
+    args: &Args,
+    mut rounds: Rounds,
+    last: &Last,
+    campaign: Option<&Campaign>,
+    readiness: &Readiness,
+) {
+    complete(&rounds.known, readiness).await;
     loop {
         if let Some(campaign) = campaign {
             lead(campaign.leadership.clone()).await;
         }
         let once = args.descheduling_interval.is_zero();
         let report = rounds.round().await;
+        let unfinished = report.is_unfinished();
         publish(last, report, once || args.dry_run);
         if once {
             return;
         }
-        pause(args.descheduling_interval, &rounds).await;
+        let interval = args.descheduling_interval;
+        let interval = if unfinished { interval.min(SOON) } else { interval };
+        pause(interval, &rounds).await;
     }
 }
 
 /// Waits until everything is known, or for as long as it is worth it.
-async fn complete(known: &Known) {
+async fn complete(known: &Known, readiness: &Readiness) {
     let all_known = async {
-        while known.doubt().is_some() || !known.is_complete() {
+        while !readiness.unmet().is_empty() || known.doubt().is_some() || !known.is_complete() {
             sleep(LOOK_AGAIN).await;
         }
     };

@@ -64,6 +64,9 @@ pub enum Obstacle {
     /// Enough pods are moved in this round.
     #[error(transparent)]
     Limit(#[from] Limit),
+    /// There is no room for it, and none that could be made.
+    #[error("no node fits it, nor would one if a few pods were moved that fit elsewhere")]
+    NoRoom,
 }
 
 /// Where a pod fits.
@@ -87,6 +90,7 @@ impl Obstacle {
             Self::Doubt(_) => "Unknown",
             Self::Nowhere(_) => "FitsNowhere",
             Self::Limit(_) => "Limit",
+            Self::NoRoom => "NoRoom",
         }
     }
 }
@@ -207,7 +211,8 @@ impl<'a> Scene<'a> {
             match answer {
                 Some(Answer::Fits(fit)) => {
                     let best = fit.best.map(|best| best.node.to_string()).unwrap_or_default();
-                    return Ok(self.promise(pod, &above, &mut lowering, node, best));
+                    self.promise(pod, &mut lowering, &node, &best);
+                    return Ok(Place { node, lower: best });
                 }
                 Some(Answer::Now(reason) | Answer::Never(reason)) => {
                     reasons.push(format!("{node}: {reason}"));
@@ -239,24 +244,25 @@ impl<'a> Scene<'a> {
         passing
     }
 
-    fn promise(
-        &mut self,
-        pod: &Pod,
-        above: &Candidate,
-        lowering: &mut Lowering<'_>,
-        node: String,
-        lower: String,
-    ) -> Place {
+    /// Promises the pod's successor a place, or the pod itself if it waits.
+    pub fn promise(&mut self, pod: &Pod, lowering: &mut Lowering<'_>, node: &str, lower: &str) {
         let successor = successor(pod);
-        if let Some(virtual_node) = self.world.virtual_node(&node).cloned() {
+        if let Some(virtual_node) = self.world.virtual_node(node).cloned() {
             let keys = self.world.settings.ignored_keys.clone();
-            if let Ok(candidate) = lowering.candidate(&node, &virtual_node, &keys) {
-                self.world.reserve(&node, &candidate, successor, Some(&lower));
+            if let Ok(candidate) = lowering.candidate(node, &virtual_node, &keys) {
+                self.world.reserve(node, &candidate, successor, Some(lower));
             }
         }
-        self.upper.reserve(successor, above, &node);
+        if let Ok(above) = Candidate::new(&pod.unplaced()) {
+            self.upper.reserve(successor, &above, node);
+        }
         self.promised.push(successor);
-        Place { node, lower }
+    }
+
+    /// Takes back what was promised to the pod in an earlier round.
+    pub fn take_promise(&mut self, pod: &Pod) {
+        self.world.release(successor(pod));
+        self.upper.release(successor(pod));
     }
 
     /// Ends the scene and leaves its promises in the models: whoever gets them takes them back.

@@ -5,7 +5,7 @@ use tensile_core::avoidance::Avoidance;
 use tensile_placement::Cluster;
 use tensile_runtime::watch::Change;
 use tensile_world::World;
-use tensile_world::testing::{mk_pod, mk_world};
+use tensile_world::testing::{apply_lower_pod, mk_pod, mk_world};
 
 use crate::pod::{Pod, Templates};
 use crate::pods::Pods;
@@ -79,6 +79,11 @@ impl Ground {
         let change = Change::Apply(serde_json::from_str(&pod.to_string()).unwrap());
         self.pods.changed(&change, |_| true);
         Pod::read(pod, &mut Templates::default())
+    }
+
+    /// Lets the lower pod of `pod` hold its node.
+    pub(crate) fn run_below(&mut self, cluster: &str, pod: &Value, node: &str) {
+        apply_lower_pod(&mut self.world, cluster, pod, node);
     }
 
     /// Lets the lower cluster of `va` refuse a pod.

@@ -10,7 +10,7 @@ use tensile_runtime::shutdown::Shutdown;
 use tensile_runtime::watch::Metrics;
 use tokio::task::JoinHandle;
 
-use crate::lower::{Companion, Feed};
+use crate::lower::{Companion, Credentials, Feed};
 use crate::shared::Shared;
 
 /// How often the folder is looked at. A mounted Secret itself takes up to a minute to change.
@@ -83,7 +83,7 @@ impl Directory {
                 tracing::info!(cluster = id, "lower cluster joins");
                 let feed = Feed {
                     id,
-                    source: Source::File(kubeconfig),
+                    credentials: Credentials::Source(Source::File(kubeconfig)),
                     shared: self.shared.clone(),
                     metrics: self.metrics.clone(),
                     companion: self.companion.clone(),

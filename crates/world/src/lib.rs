@@ -1,7 +1,7 @@
 //! What extender and descheduler know of all clusters, kept up to date by watches.
 //!
 //! ```text
-//! kubeconfigs ── Directory ──▶ lower::Feed, one a cluster ── watches ──▶ placement::Cluster ─┐
+//! kubeconfigs ── Directory, Secrets ──▶ lower::Feed, one a cluster ── watches ──▶ placement::Cluster ─┐
 //! upper nodes, bound pods ──── upper::Feed ─── watches ──────────────────────────────────────┴▶ World
 //! ```
 //!
@@ -15,6 +15,7 @@ pub mod directory;
 mod kinds;
 pub mod lower;
 mod lowering;
+pub mod secrets;
 mod shared;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -14,11 +14,13 @@ use tensile_core::view::NodeView;
 use tensile_placement::storage::{Claim, Class, CsiNode, Driver, Keyed, Storage, Table, Volume};
 use tensile_placement::{Cluster as Model, Pod, PodKey};
 use tensile_runtime::admin::Readiness;
-use tensile_runtime::cluster::{Cluster, Source};
+use tensile_runtime::cluster::{Cluster, ClusterError, Source};
+use tensile_runtime::clusters::Kubeconfig;
 use tensile_runtime::key::Key;
 use tensile_runtime::object::{Meta, Namespaces, Nodes, Pods, Viewed};
 use tensile_runtime::shutdown::Shutdown;
 use tensile_runtime::watch::{Change, Metrics, Watch};
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::kinds::{Claims, Classes, CsiNodes, Drivers, Volumes};
@@ -41,13 +43,22 @@ pub struct Companion(Arc<Accompany>);
 type Accompany = dyn Fn(&str, Client) -> Company + Send + Sync;
 type Company = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// Where the credentials of a cluster come from.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// A source that is followed from here.
+    Source(Source),
+    /// Kubeconfigs that somebody else follows and hands over.
+    Given(watch::Receiver<Kubeconfig>),
+}
+
 /// The feed of one cluster.
 #[derive(Clone, Debug)]
 pub struct Feed {
     /// Id of the cluster.
     pub id: String,
     /// Its credentials.
-    pub source: Source,
+    pub credentials: Credentials,
     /// Where the model is.
     pub shared: Shared,
     /// Where the watches count.
@@ -111,10 +122,8 @@ impl Feed {
             readiness: Readiness::default(),
             feed: self,
         };
-        // Dropping this future ends the feed; nobody triggers this one.
-        let never = Shutdown::default();
         tokio::join!(
-            cluster.follow(&never),
+            open.feed.follow(&cluster),
             company,
             open.probe(),
             open.watch_nodes(),
@@ -132,7 +141,7 @@ impl Feed {
     async fn open(&self) -> Cluster {
         let mut reported = false;
         loop {
-            match Cluster::open(self.source.clone()).await {
+            match self.try_open().await {
                 Ok(cluster) => return cluster,
                 Err(error) => {
                     if !std::mem::replace(&mut reported, true) {
@@ -143,6 +152,35 @@ impl Feed {
             }
             sleep(OPEN_INTERVAL).await;
         }
+    }
+
+    async fn try_open(&self) -> Result<Cluster, ClusterError> {
+        match &self.credentials {
+            Credentials::Source(source) => Cluster::open(source.clone()).await,
+            Credentials::Given(current) => {
+                let kubeconfig = current.borrow().clone();
+                Cluster::given(&self.id, kubeconfig.content()).await
+            }
+        }
+    }
+
+    /// Takes over new credentials; does not end.
+    async fn follow(&self, cluster: &Cluster) {
+        // Dropping this future ends it; nobody triggers this one.
+        let never = Shutdown::default();
+        let Credentials::Given(current) = &self.credentials else {
+            return cluster.follow(&never).await;
+        };
+        let mut current = current.clone();
+        // What came while the cluster was being opened counts as new.
+        current.mark_changed();
+        while current.changed().await.is_ok() {
+            let kubeconfig = current.borrow_and_update().clone();
+            if let Err(error) = cluster.take_over(kubeconfig.content()).await {
+                tracing::warn!(cluster = self.id, %error, "changed kubeconfig not taken over");
+            }
+        }
+        never.wait().await;
     }
 
     fn doubt(&self, doubt: Option<String>) {

@@ -15,6 +15,8 @@ pub struct World {
     /// The operator's decisions.
     pub settings: Settings,
     virtual_nodes: BTreeMap<String, VirtualNode>,
+    /// Which lower nodes a virtual node stands for, where that is told; by its name.
+    pools: BTreeMap<String, Selector>,
     /// Whether the upper nodes have been listed: before, a virtual node would be taken for an ordinary one.
     listed: bool,
     clusters: BTreeMap<String, LowerCluster>,
@@ -121,11 +123,22 @@ impl World {
                 let node = VirtualNode {
                     cluster: cluster.clone(),
                     labels: labels.clone(),
-                    pool,
+                    pool: pool.or_else(|| self.pools.get(name).cloned()),
                 };
                 self.virtual_nodes.insert(name.to_owned(), node);
             }
             None => self.delete_node(name),
+        }
+    }
+
+    /// Says which lower nodes a virtual node stands for, whether or not it is known already; `None` for all of them.
+    pub fn set_pool(&mut self, node: &str, pool: Option<Selector>) {
+        if let Some(virtual_node) = self.virtual_nodes.get_mut(node) {
+            virtual_node.pool = pool.clone();
+        }
+        match pool {
+            Some(pool) => drop(self.pools.insert(node.to_owned(), pool)),
+            None => drop(self.pools.remove(node)),
         }
     }
 

@@ -12,7 +12,7 @@ use serde_saphyr::Spanned;
 use tensile_core::labels::Selector;
 
 use crate::pod::Mark;
-use crate::strategies::unschedulable_below;
+use crate::strategies::{make_room, unschedulable_below};
 
 mod v1alpha1;
 mod v1alpha2;
@@ -42,6 +42,8 @@ pub struct Policy {
     pub avoid_for: u64,
     /// Pods that their lower cluster cannot run.
     pub unschedulable_below: Option<unschedulable_below::Args>,
+    /// Room for pending pods that fit nowhere.
+    pub make_room: Option<make_room::Args>,
 }
 
 /// The most evictions in one round. `None` is no limit.
@@ -128,6 +130,7 @@ impl Default for Policy {
             priority_threshold: None,
             avoid_for: DEFAULT_AVOID_FOR,
             unschedulable_below: Some(unschedulable_below::Args::default()),
+            make_room: None,
         }
     }
 }

@@ -34,8 +34,11 @@ profiles:
       thresholdSeconds: 5
       maxPodLifeTimeSeconds: 600
       namespaces: {exclude: [batch]}
+  - name: MakeRoom
+    args: {maxVictims: 2}
   plugins:
     deschedule: {enabled: [UnschedulableBelow]}
+    balance: {enabled: [MakeRoom]}
     filter: {enabled: [DefaultEvictor]}
     preEvictionFilter: {enabled: [DefaultEvictor]}
 ",
@@ -69,6 +72,10 @@ profiles:
                 ..Namespaces::default()
             },
         }),
+        make_room: Some(make_room::Args {
+            max_victims: 2,
+            ..make_room::Args::default()
+        }),
     };
     assert_eq!(policy, expected);
 }
@@ -88,9 +95,11 @@ fn one_strategy_is_on_by_default_and_can_be_switched_off() {
             "  pluginConfig: [{name: UnschedulableBelow, args: {}}]\n  plugins: {deschedule: {disabled: ['*']}}",
             false,
         ),
+        ("  pluginConfig: [{name: MakeRoom, args: {}}]", true),
     ] {
         let policy = parse(&mk_profile(plugins)).unwrap();
         assert_eq!(policy.unschedulable_below.is_some(), on, "{plugins}");
+        assert_eq!(policy.make_room, None, "{plugins}");
     }
 }
 
@@ -137,6 +146,11 @@ fn what_cannot_be_meant_is_refused_with_line_and_remedy() {
             "deschedule has no plugin \"RemoveDuplicates\"; it has UnschedulableBelow",
         ),
         (
+            &mk_profile("  plugins:\n    deschedule:\n      enabled: [MakeRoom]"),
+            7,
+            "deschedule has no plugin \"MakeRoom\"",
+        ),
+        (
             &mk_profile("  pluginConfig:\n  - name: LowNodeUtilization\n    args: {}"),
             6,
             "LowNodeUtilization",
@@ -153,10 +167,15 @@ fn what_cannot_be_meant_is_refused_with_line_and_remedy() {
         ),
         (
             &mk_profile(
-                "  pluginConfig:\n  - name: DefaultEvictor\n    args: {}\n  - name: DefaultEvictor\n    args: {}",
+                "  pluginConfig:\n  - name: MakeRoom\n    args: {}\n  - name: MakeRoom\n    args: {maxVictims: 1}",
             ),
             8,
-            "DefaultEvictor is configured twice; keep one of them",
+            "MakeRoom is configured twice; keep one of them",
+        ),
+        (
+            &mk_profile("  pluginConfig:\n  - name: MakeRoom\n    args: {maxVictims: 0}"),
+            6,
+            "maxVictims",
         ),
         ("a: [", 0, ""),
     ] {

@@ -8,10 +8,11 @@ use serde_saphyr::Spanned;
 
 use super::{Limits, Policy, PolicyError, read, refused};
 use crate::pod::Mark;
-use crate::strategies::unschedulable_below;
+use crate::strategies::{make_room, unschedulable_below};
 
 const EVICTOR: &str = "DefaultEvictor";
 const DESCHEDULE: [&str; 1] = [unschedulable_below::NAME];
+const BALANCE: [&str; 1] = [make_room::NAME];
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -43,6 +44,7 @@ struct Profile {
 #[serde(default, deny_unknown_fields)]
 struct Plugins {
     deschedule: Set,
+    balance: Set,
     filter: Set,
     #[serde(alias = "preEvictionFilter")]
     preevictionfilter: Set,
@@ -60,6 +62,7 @@ struct Set {
 enum PluginConfig {
     DefaultEvictor(Evictor),
     UnschedulableBelow(unschedulable_below::Args),
+    MakeRoom(make_room::Args),
 }
 
 #[derive(Deserialize)]
@@ -164,14 +167,19 @@ impl Profile {
     fn apply(&self, policy: &mut Policy) -> Result<(), PolicyError> {
         let Plugins {
             deschedule,
+            balance,
             filter,
             preevictionfilter,
         } = &self.plugins;
         deschedule.check("deschedule", &DESCHEDULE)?;
+        balance.check("balance", &BALANCE)?;
         filter.check("filter", &[EVICTOR])?;
         preevictionfilter.check("preEvictionFilter", &[EVICTOR])?;
         if deschedule.disables(unschedulable_below::NAME) {
             policy.unschedulable_below = None;
+        }
+        if balance.enables(make_room::NAME) {
+            policy.make_room = Some(make_room::Args::default());
         }
         let mut seen = BTreeSet::new();
         for config in &self.plugin_config {
@@ -221,6 +229,7 @@ impl PluginConfig {
         match self {
             Self::DefaultEvictor(_) => EVICTOR,
             Self::UnschedulableBelow(_) => unschedulable_below::NAME,
+            Self::MakeRoom(_) => make_room::NAME,
         }
     }
 
@@ -233,6 +242,7 @@ impl PluginConfig {
             )),
             Self::DefaultEvictor(_) => Ok(()),
             Self::UnschedulableBelow(args) => args.check(),
+            Self::MakeRoom(args) => args.check(),
         }
     }
 
@@ -243,6 +253,7 @@ impl PluginConfig {
             Self::UnschedulableBelow(args) => {
                 policy.unschedulable_below = policy.unschedulable_below.take().map(|_| args.clone());
             }
+            Self::MakeRoom(args) => policy.make_room = policy.make_room.take().map(|_| args.clone()),
         }
     }
 }

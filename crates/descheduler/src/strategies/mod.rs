@@ -1,3 +1,4 @@
 //! Strategies, each a folder: arguments with defaults and checks, and a pure decision.
 
+pub mod make_room;
 pub mod unschedulable_below;

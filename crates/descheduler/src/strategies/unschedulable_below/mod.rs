@@ -39,8 +39,14 @@ pub fn plan(args: &Args, scene: &mut Scene<'_>, pods: &Pods, refused: &Refused, 
     for (pod, due) in due {
         match scene.is_source(&pod.node) {
             Ok(false) => {}
-            Ok(true) => plan.decide(NAME, pod, || due.to_string(), place(scene, pod)),
-            Err(doubt) => plan.decide(NAME, pod, String::new, Err(doubt)),
+            Ok(true) => match place(scene, pod) {
+                Ok(place) => {
+                    let unplaced = matches!(due, due::Due::Unschedulable { .. });
+                    plan.go(NAME, pod, place, due.to_string()).unplaced = unplaced;
+                }
+                Err(obstacle) => plan.stay(NAME, pod, &obstacle),
+            },
+            Err(doubt) => plan.stay(NAME, pod, &doubt),
         }
     }
 }

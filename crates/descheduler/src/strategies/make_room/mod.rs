@@ -1,0 +1,342 @@
+//! Makes room for a pod that fits nowhere although there is room, scattered over many nodes.
+//!
+//! Of all sets of pods whose going would let the waiting pod fit on some lower node, each of which fits on another
+//! virtual node itself, the one is taken that disturbs least. Only its first pod is evicted in a round; the next
+//! round looks at the world as it is then. So a plan that no longer holds is given up by itself, with one pod moved
+//! at most. The room is promised to the pod meanwhile.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tensile_core::resources::Resources;
+use tensile_placement::{Candidate, Uid};
+use tensile_world::Lowering;
+
+use crate::plan::Plan;
+use crate::pod::Pod;
+use crate::pods::Pods;
+use crate::refused::Refused;
+use crate::scene::{Obstacle, Place, Scene, successor};
+use crate::waiting::Waiting;
+
+mod args;
+mod sets;
+
+pub use args::Args;
+use sets::{Cost, Movable, sets};
+
+/// Its name in policies, events and metrics.
+pub const NAME: &str = "MakeRoom";
+
+/// Waiting pods that room is looked for in a round. Each costs a look at every node.
+const MOST_WAITING: usize = 20;
+/// Sets that are tried for a pod before it is given up in this round.
+const MOST_TRIED: usize = 200;
+
+/// A pod that waits for room.
+struct Wanting<'a> {
+    pod: &'a Pod,
+    since: u64,
+    /// Whether it is bound to its virtual node already and waits below.
+    bound: bool,
+}
+
+/// A way to make room.
+struct Room<'a> {
+    cost: Cost,
+    /// The virtual node.
+    node: String,
+    /// The node of the lower cluster.
+    lower: Arc<str>,
+    victims: Vec<&'a Pod>,
+}
+
+/// What rooms are looked for among.
+struct Census<'a> {
+    by_uid: HashMap<Uid, &'a Pod>,
+    /// By lower cluster and node, the upper pods there.
+    origins: HashMap<String, HashMap<Arc<str>, Vec<Uid>>>,
+}
+
+/// Adds to `plan` what this strategy would do.
+pub fn plan(
+    args: &Args,
+    scene: &mut Scene<'_>,
+    pods: &Pods,
+    refused: &Refused,
+    waiting: &Waiting,
+    plan: &mut Plan,
+) {
+    let mut wanting = wanting(args, scene, pods, refused, waiting);
+    if wanting.is_empty() {
+        return;
+    }
+    wanting.retain(|wanting| {
+        plan.moves
+            .iter()
+            .all(|planned| planned.pod.uid != *wanting.pod.uid)
+    });
+    wanting.sort_by(|one, other| {
+        let order = (other.pod.priority, one.since).cmp(&(one.pod.priority, other.since));
+        order.then_with(|| one.pod.key.cmp(&other.pod.key))
+    });
+    let census = Census::of(scene, pods);
+    for wanting in wanting.iter().take(MOST_WAITING) {
+        make_room(args, scene, &census, wanting, plan);
+    }
+}
+
+/// The pods that have fitted nowhere for long enough: those that wait above, and those that wait below.
+fn wanting<'a>(
+    args: &Args,
+    scene: &Scene<'_>,
+    pods: &'a Pods,
+    refused: &Refused,
+    waiting: &'a Waiting,
+) -> Vec<Wanting<'a>> {
+    let due = |since: u64| {
+        scene
+            .now
+            .checked_sub(since)
+            .is_some_and(|age| age >= args.threshold_seconds)
+    };
+    let above = waiting.iter().map(|(pod, since)| Wanting {
+        pod,
+        since,
+        bound: false,
+    });
+    let clusters = scene.world.clusters();
+    let refusals: HashMap<_, _> = clusters.flat_map(|(id, _)| refused.of(id)).collect();
+    let below = pods.iter().filter_map(|pod| {
+        let since = refusals.get(&*pod.uid)?.since;
+        Some(Wanting {
+            pod,
+            since,
+            bound: true,
+        })
+    });
+    let all = above.chain(below);
+    all.filter(|wanting| {
+        let pod = wanting.pod;
+        due(wanting.since) && !pod.deleting && args.namespaces.admit(&pod.key.namespace)
+    })
+    .collect()
+}
+
+fn make_room(
+    args: &Args,
+    scene: &mut Scene<'_>,
+    census: &Census<'_>,
+    wanting: &Wanting<'_>,
+    plan: &mut Plan,
+) {
+    let pod = wanting.pod;
+    // What was promised to it in an earlier round is its own.
+    scene.take_promise(pod);
+    if !wanting.bound && scene.move_elsewhere(pod).is_ok() {
+        return;
+    }
+    let unplaced = pod.unplaced();
+    let mut lowering = Lowering::new(&unplaced);
+    let mut rooms = Vec::new();
+    for node in nodes(scene, wanting, &unplaced) {
+        rooms.extend(census.rooms(args, scene, pod, &mut lowering, &node));
+    }
+    rooms.sort_by(|one, other| {
+        (one.cost, &one.node, &one.lower).cmp(&(other.cost, &other.node, &other.lower))
+    });
+    let found = rooms.into_iter().take(MOST_TRIED).find_map(|room| {
+        let before = scene.promises();
+        let places = places(scene, &mut lowering, pod, &room, census);
+        if places.is_none() {
+            scene.take_back(before);
+        }
+        Some((room, places?))
+    });
+    match found {
+        Some((room, places)) => take(scene, &mut lowering, pod, &room, places, plan),
+        None => plan.stay(NAME, pod, &Obstacle::NoRoom),
+    }
+}
+
+/// The virtual nodes that the pod may go to, were there room below.
+fn nodes(scene: &Scene<'_>, wanting: &Wanting<'_>, unplaced: &serde_json::Value) -> Vec<String> {
+    if wanting.bound {
+        return vec![wanting.pod.node.to_string()];
+    }
+    let Ok(above) = Candidate::new(unplaced) else {
+        return Vec::new();
+    };
+    let passing = scene.upper.passing(&above);
+    let names = scene.world.virtual_nodes().map(|(name, _)| name.to_owned());
+    names
+        .filter(|name| passing.iter().any(|passing| **passing == **name))
+        .collect()
+}
+
+/// Where the victims go, if the pod fits once they are gone and each of them fits elsewhere. The places are promised.
+fn places(
+    scene: &mut Scene<'_>,
+    lowering: &mut Lowering<'_>,
+    pod: &Pod,
+    room: &Room<'_>,
+    census: &Census<'_>,
+) -> Option<Vec<Place>> {
+    let virtual_node = scene.world.virtual_node(&room.node)?.clone();
+    let keys = scene.world.settings.ignored_keys.clone();
+    let candidate = lowering.candidate(&room.node, &virtual_node, &keys).ok()?;
+    let mut gone: Vec<Uid> = room
+        .victims
+        .iter()
+        .map(|victim| Uid::from(&*victim.uid))
+        .collect();
+    gone.extend(census.leaving(&virtual_node.cluster, &room.lower));
+    gone.push(Uid::from(&*pod.uid));
+    let model = &mut scene.world.cluster_mut(&virtual_node.cluster).model;
+    if !model.passes_without(&gone, &candidate, &room.lower) {
+        return None;
+    }
+    let places = room
+        .victims
+        .iter()
+        .map(|victim| scene.move_elsewhere(victim).ok());
+    places.collect()
+}
+
+/// Plans to evict the first victim, and promises the room to the pod.
+fn take(
+    scene: &mut Scene<'_>,
+    lowering: &mut Lowering<'_>,
+    pod: &Pod,
+    room: &Room<'_>,
+    places: Vec<Place>,
+    plan: &mut Plan,
+) {
+    scene.promise(pod, lowering, &room.node, &room.lower);
+    let (Some(first), Some(place)) = (room.victims.first(), places.into_iter().next()) else {
+        return;
+    };
+    let more = match room.victims.len() {
+        1 => String::new(),
+        all => format!(", the first of {all}"),
+    };
+    // One eviction can make room for several.
+    if plan.moves.iter().any(|planned| planned.pod.uid == *first.uid) {
+        return;
+    }
+    scene.spend(first);
+    let why = format!("makes room for {} on {}{more}", pod.key, room.lower);
+    let planned = plan.go(NAME, first, place, why);
+    planned.promises = room.victims.iter().map(|victim| successor(victim)).collect();
+    planned.promises.push(successor(pod));
+}
+
+// === impl Census ===
+
+impl<'a> Census<'a> {
+    fn of(scene: &Scene<'_>, pods: &'a Pods) -> Self {
+        let clusters = scene.world.clusters();
+        Self {
+            by_uid: pods.iter().map(|pod| (Uid::from(&*pod.uid), pod)).collect(),
+            origins: clusters
+                .map(|(id, cluster)| (id.to_owned(), cluster.model.origins()))
+                .collect(),
+        }
+    }
+
+    /// The pods of a lower node that are going already.
+    fn leaving(&self, cluster: &str, lower: &str) -> Vec<Uid> {
+        let origins = self.origins.get(cluster).and_then(|nodes| nodes.get(lower));
+        let leaves = |uid: &&Uid| self.by_uid.get(*uid).is_some_and(|pod| pod.deleting);
+        origins.into_iter().flatten().filter(leaves).copied().collect()
+    }
+
+    /// Ways to make room behind a virtual node, by resources alone.
+    fn rooms(
+        &self,
+        args: &Args,
+        scene: &mut Scene<'_>,
+        pod: &Pod,
+        lowering: &mut Lowering<'_>,
+        node: &str,
+    ) -> Vec<Room<'a>> {
+        let keys = scene.world.settings.ignored_keys.clone();
+        let Some(virtual_node) = scene.world.virtual_node(node).cloned() else {
+            return Vec::new();
+        };
+        if !matches!(scene.is_source(node), Ok(true)) {
+            return Vec::new();
+        }
+        let Ok(candidate) = lowering.candidate(node, &virtual_node, &keys) else {
+            return Vec::new();
+        };
+        let wanted = &candidate.pod.request;
+        let mut rooms = Vec::new();
+        for (lower, free) in self.free(scene, &virtual_node, wanted) {
+            let origins = self
+                .origins
+                .get(&virtual_node.cluster)
+                .and_then(|nodes| nodes.get(&lower));
+            let origins = origins.map(Vec::as_slice).unwrap_or_default();
+            let mut movable = self.movable(scene, pod, node, origins);
+            for (cost, set) in sets(&mut movable, wanted, &free, args.max_victims) {
+                rooms.push(Room {
+                    cost,
+                    node: node.to_owned(),
+                    lower: lower.clone(),
+                    victims: set.into_iter().map(|index| movable[index].pod).collect(),
+                });
+            }
+        }
+        rooms
+    }
+
+    /// What is free on the nodes that could take the pod were they empty, and will be when what leaves has left.
+    fn free(
+        &self,
+        scene: &Scene<'_>,
+        virtual_node: &tensile_world::VirtualNode,
+        wanted: &Resources,
+    ) -> Vec<(Arc<str>, Resources)> {
+        let cluster = scene.world.clusters().find(|(id, _)| *id == virtual_node.cluster);
+        let nodes = cluster.into_iter().flat_map(|(_, cluster)| cluster.model.nodes());
+        let pool = virtual_node.pool.as_ref();
+        let usable = nodes.filter(|node| {
+            pool.is_none_or(|pool| pool.matches(&node.facts.labels)) && wanted.fits(&node.facts.allocatable)
+        });
+        usable
+            .map(|node| {
+                let mut free = node.free();
+                for uid in self.leaving(&virtual_node.cluster, node.name) {
+                    if let Some(pod) = self.by_uid.get(&uid) {
+                        free.add(&pod.request);
+                    }
+                }
+                (node.name.clone(), free)
+            })
+            .collect()
+    }
+
+    /// The pods among these that may be moved from the virtual node for the pod.
+    fn movable(&self, scene: &Scene<'_>, pod: &Pod, node: &str, origins: &[Uid]) -> Vec<Movable<&'a Pod>> {
+        let pods = origins.iter().filter_map(|uid| self.by_uid.get(uid).copied());
+        let movable = pods.filter(|victim| {
+            !victim.deleting
+                && *victim.node == *node
+                && victim.priority <= pod.priority
+                && scene.may_move(victim).is_ok()
+                && scene.check_limits(victim, 1).is_ok()
+        });
+        movable
+            .map(|victim| Movable {
+                pod: victim,
+                request: victim.request.clone(),
+                priority: victim.priority,
+                restart: victim.restart_cost,
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
