@@ -188,6 +188,10 @@ fn what_cannot_be_meant_is_refused_with_line_and_remedy() {
             );
         }
     }
+}
+
+#[test]
+fn a_file_of_another_kind_or_version_is_refused() {
     for (text, problem) in [
         (
             "apiVersion: v1\nkind: DeschedulerPolicy",
