@@ -86,6 +86,12 @@ load seconds='60':
 chart:
     cargo test --package e2e --test chart
 
+# The image of the Dockerfile with all binaries, by docker or whatever TENSILE_BUILDER names: `just image NAME`.
+image name='tensile:0.1.0': build
+    install -D --target-directory target/image target/release/tensile-{virtual-node,webhook,scheduler-extender,descheduler} \
+        target/release/kubectl-tensile
+    ${TENSILE_BUILDER:-docker} build --tag {{ name }} .
+
 # Release binaries in target/release.
 build:
     cargo build --workspace --exclude e2e --release --bins
