@@ -1,6 +1,6 @@
 //! CPU and memory of the node and its pods, from what the lower cluster knows of them.
 //!
-//! Figures are fetched when somebody asks, at most every [`MAX_AGE`], from the first source that answers. Lower names
+//! Figures are fetched when somebody asks, at most every 5 s, from the first source that answers. Lower names
 //! become upper ones, pods that are not ours are left out, and counters go on where they were when the source changes.
 
 mod merge;
