@@ -7,7 +7,7 @@ use tensile_core::split::{Share, Split, Strategy};
 /// The values of the split's label that will take the next pod, and why the others will not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shares {
-    /// The values; several where they are equally good.
+    /// The values; several where the shares leave it to the scheduler.
     pub next: Vec<Box<str>>,
     /// What decided, for people.
     pub why: String,
@@ -17,7 +17,7 @@ pub struct Shares {
 
 impl Shares {
     /// Decides for a pod whose owner has `placed` so many pods by value, while only `open` values have room:
-    /// 1. the unmet share that the strategy names first, among those with room;
+    /// 1. the unmet share that the strategy names first, among those with room, by name among equals;
     /// 2. if none of the unmet has room and the split is not strict, what they cannot take goes to the other listed
     ///    values with room, and if there are none to unlisted ones;
     /// 3. if all shares are met and the split is not strict, any value with room will do.
@@ -105,14 +105,15 @@ fn limit(share: &Share) -> Option<u32> {
     share.replicas.or(share.max)
 }
 
-/// The values that are first, if there are any.
+/// The value that is first; by name among equals.
 fn first_of(strategy: Strategy, ranked: &[(Rank, &str)]) -> Option<Vec<Box<str>>> {
-    if strategy == Strategy::Fill {
-        return ranked.first().map(|(_, value)| vec![(*value).into()]);
-    }
-    let (least, _) = ranked.iter().min_by(|(left, _), (right, _)| left.cmp(right))?;
-    let equal = ranked.iter().filter(|(rank, _)| rank.cmp(least).is_eq());
-    Some(equal.map(|(_, value)| (*value).into()).collect())
+    let (_, first) = match strategy {
+        Strategy::Fill => ranked.first(),
+        Strategy::Balance | Strategy::Weighted => {
+            ranked.iter().min_by(|(left, _), (right, _)| left.cmp(right))
+        }
+    }?;
+    Some(vec![(*first).into()])
 }
 
 #[cfg(test)]
@@ -138,15 +139,9 @@ mod tests {
             ("Fill", REPLICAS, vec![("a", 1)], vec!["a", "b"], "a"),
             ("Fill", REPLICAS, vec![("a", 4)], vec!["a", "b"], "b"),
             ("Fill", REPLICAS, vec![("a", 1)], vec!["b", "x"], "b"),
-            ("Balance", REPLICAS, vec![], vec!["a", "b"], "a,b"),
+            ("Balance", REPLICAS, vec![], vec!["a", "b"], "a"),
             ("Balance", REPLICAS, vec![("a", 1)], vec!["a", "b"], "b"),
-            (
-                "Balance",
-                REPLICAS,
-                vec![("a", 2), ("b", 1)],
-                vec!["a", "b"],
-                "a,b",
-            ),
+            ("Balance", REPLICAS, vec![("a", 2), ("b", 1)], vec!["a", "b"], "a"),
             ("Weighted", WEIGHTS, vec![("a", 0)], vec!["a", "b"], "b"),
             ("Weighted", WEIGHTS, vec![("a", 1), ("b", 1)], vec!["a", "b"], "a"),
             ("Weighted", WEIGHTS, vec![("a", 3), ("b", 1)], vec!["a", "b"], "b"),

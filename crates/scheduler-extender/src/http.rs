@@ -12,7 +12,7 @@ use kube::Client;
 
 use crate::binding;
 use crate::metrics::{Metrics, Verb};
-use crate::verbs::{filter, preempt, prioritize};
+use crate::verbs::{assume, filter, preempt, prioritize};
 use crate::wire::{
     ExtenderArgs, ExtenderBindingArgs, ExtenderBindingResult, ExtenderFilterResult, ExtenderPreemptionArgs,
     WireError,
@@ -60,7 +60,12 @@ impl Service {
 async fn on_filter(State(service): State<Service>, body: Bytes) -> Json<ExtenderFilterResult> {
     let start = Instant::now();
     let answer = match ExtenderArgs::parse(&body) {
-        Ok(args) => filter(&service.shared.world(), &args),
+        Ok(args) => {
+            let mut world = service.shared.world();
+            let answer = filter(&world, &args);
+            assume(&mut world, &args, &answer);
+            answer
+        }
         Err(error) => ExtenderFilterResult::error(&error),
     };
     service.answered(Verb::Filter, start, &answer.error);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
+use std::time::Instant;
 
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -29,8 +30,16 @@ pub struct Pages {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Explained {
-    Known(Box<Explanation>),
-    Error { error: String },
+    Known {
+        #[serde(flatten)]
+        explanation: Box<Explanation>,
+        /// What the pod's split says.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        split: Option<String>,
+    },
+    Error {
+        error: String,
+    },
 }
 
 // === impl Pages ===
@@ -45,22 +54,31 @@ impl Pages {
     }
 
     fn explain(&self, pod: &Value, headers: &HeaderMap) -> Response {
-        let explained = self.shared.world().explain(pod);
+        let (explained, split) = {
+            let world = self.shared.world();
+            (world.explain(pod), world.explain_split(pod, Instant::now()))
+        };
         let explained: BTreeMap<String, Explained> = explained
             .into_iter()
-            .map(|(node, told)| (node, told.into()))
+            .map(|(node, told)| (node, Explained::new(told, split.clone())))
             .collect();
         page(headers, &explained, |explained, text| match explained {
-            Explained::Known(explanation) => write!(text, "{explanation}"),
+            Explained::Known { explanation, split } => {
+                write!(text, "{explanation}")?;
+                split.iter().try_for_each(|split| writeln!(text, "  {split}"))
+            }
             Explained::Error { error } => writeln!(text, "unknown: {error}"),
         })
     }
 }
 
-impl From<Result<Explanation, String>> for Explained {
-    fn from(told: Result<Explanation, String>) -> Self {
+impl Explained {
+    fn new(told: Result<Explanation, String>, split: Option<String>) -> Self {
         match told {
-            Ok(explanation) => Self::Known(Box::new(explanation)),
+            Ok(explanation) => Self::Known {
+                explanation: Box::new(explanation),
+                split,
+            },
             Err(error) => Self::Error { error },
         }
     }

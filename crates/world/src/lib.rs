@@ -17,6 +17,7 @@ pub mod lower;
 mod lowering;
 pub mod secrets;
 mod shared;
+mod splits;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod upper;

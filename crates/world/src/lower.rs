@@ -21,7 +21,7 @@ use tensile_runtime::object::{Meta, Namespaces, Nodes, Pods, Viewed};
 use tensile_runtime::shutdown::Shutdown;
 use tensile_runtime::watch::{Change, Metrics, Watch};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::kinds::{Claims, Classes, CsiNodes, Drivers, Volumes};
 use crate::shared::Shared;
@@ -32,6 +32,9 @@ const WATCHES: usize = 8;
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Failed probes in a row after which the model is in doubt: 10 to 15 s, a third of the node grace period.
 const PROBE_FAILURES: u32 = 2;
+/// How long the models' first lists are waited for; 1 000 nodes with 10 000 pods take some seconds. A cluster that
+/// answers but cannot be listed is unknown after that.
+const START_GRACE: Duration = Duration::from_secs(30);
 /// Time between attempts to read a kubeconfig that cannot be used.
 const OPEN_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -68,10 +71,11 @@ pub struct Feed {
 }
 
 /// What speaks against trusting the model.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Health {
     listed: BTreeSet<&'static str>,
     unreachable: Option<String>,
+    since: Instant,
 }
 
 /// The feed while its cluster is open.
@@ -113,12 +117,12 @@ impl Debug for Companion {
 impl Feed {
     /// Feeds until the future is dropped.
     pub async fn run(self) {
-        self.doubt(Some("not listed yet".to_owned()));
+        self.doubt("not listed yet".to_owned(), true);
         let cluster = self.open().await;
         let company = (self.companion.0)(&self.id, cluster.client.clone());
         let open = Open {
             client: cluster.client.clone(),
-            health: Arc::default(),
+            health: Arc::new(Mutex::new(Health::new())),
             readiness: Readiness::default(),
             feed: self,
         };
@@ -147,7 +151,7 @@ impl Feed {
                     if !std::mem::replace(&mut reported, true) {
                         tracing::error!(cluster = self.id, %error, "lower cluster cannot be opened, trying on");
                     }
-                    self.doubt(Some(error.to_string()));
+                    self.doubt(error.to_string(), false);
                 }
             }
             sleep(OPEN_INTERVAL).await;
@@ -183,14 +187,29 @@ impl Feed {
         never.wait().await;
     }
 
-    fn doubt(&self, doubt: Option<String>) {
-        self.shared.world().cluster_mut(&self.id).doubt = doubt;
+    fn doubt(&self, doubt: String, starting: bool) {
+        let mut world = self.shared.world();
+        let cluster = world.cluster_mut(&self.id);
+        (cluster.doubt, cluster.starting) = (Some(doubt), starting);
     }
 }
 
 // === impl Health ===
 
 impl Health {
+    fn new() -> Self {
+        Self {
+            listed: BTreeSet::new(),
+            unreachable: None,
+            since: Instant::now(),
+        }
+    }
+
+    /// Whether the first lists are still to be waited for.
+    fn is_starting(&self) -> bool {
+        self.unreachable.is_none() && self.listed.len() < WATCHES && self.since.elapsed() < START_GRACE
+    }
+
     fn doubt(&self) -> Option<String> {
         let unlisted = || format!("not listed yet, {} of {WATCHES} watches have", self.listed.len());
         self.unreachable
@@ -314,13 +333,14 @@ impl Open {
 
     /// Changes what is known about the model's health, and says so when it can be trusted again.
     fn update(&self, change: impl FnOnce(&mut Health)) {
-        let doubt = {
+        let (doubt, starting) = {
             let mut health = self.health.lock();
             change(&mut health);
-            health.doubt()
+            (health.doubt(), health.is_starting())
         };
         let mut world = self.feed.shared.world();
         let cluster = world.cluster_mut(&self.feed.id);
+        cluster.starting = starting;
         if cluster.doubt == doubt {
             return;
         }

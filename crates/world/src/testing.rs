@@ -33,6 +33,7 @@ pub fn mk_world() -> World {
     }
     world.apply_node("ordinary", &BTreeMap::new(), None);
     world.retain_nodes(|_| true);
+    world.pods_listed();
     apply_lower_pod(&mut world, "a", &mk_pod("first", "1"), "a1");
     apply_lower_pod(&mut world, "a", &mk_pod("second", "2"), "a2");
     world

@@ -11,7 +11,7 @@ use tensile_runtime::object::{Meta, Nodes, Pods, Viewed};
 use tensile_runtime::watch::{Change, Metrics, Watch};
 
 use crate::shared::Shared;
-use crate::world::uid;
+use crate::world::{World, uid};
 
 /// The feed of the upper cluster.
 #[derive(Clone)]
@@ -26,9 +26,14 @@ pub struct Feed {
     pub metrics: Metrics,
 }
 
-/// Bound pods that were seen, so that those that are gone can be named: their UIDs by name.
+/// Bound pods that were seen, so that those that are gone can be named.
 #[derive(Debug, Default)]
-struct Seen(HashMap<PodKey, Uid>);
+struct Seen {
+    /// Their UIDs by name.
+    pods: HashMap<PodKey, Uid>,
+    /// Pods with a promise that the last list did not show: just bound, or bound and gone while nobody watched.
+    suspects: HashSet<Uid>,
+}
 
 // === impl Feed ===
 
@@ -107,8 +112,8 @@ impl Seen {
                     .as_str()
                     .and_then(|name| world.virtual_node(name));
                 let before = match virtual_node {
-                    Some(_) => self.0.insert(key(&pod.view), uid(&pod.view)),
-                    None => self.0.remove(&key(&pod.view)),
+                    Some(_) => self.pods.insert(key(&pod.view), uid(&pod.view)),
+                    None => self.pods.remove(&key(&pod.view)),
                 };
                 if let Some(before) = before.filter(|before| *before != uid(&pod.view)) {
                     world.release(before);
@@ -116,7 +121,7 @@ impl Seen {
                 world.apply_upper_pod(&pod.view);
             }
             Change::Delete(pod) => {
-                self.0.remove(&key(&pod.view));
+                self.pods.remove(&key(&pod.view));
                 world.release(uid(&pod.view));
             }
             Change::Reset(keys) => {
@@ -124,15 +129,30 @@ impl Seen {
                     .iter()
                     .map(|key| PodKey::new(&key.namespace, &key.name))
                     .collect();
-                self.0.retain(|key, uid| {
+                self.pods.retain(|key, uid| {
                     let exists = existing.contains(key);
                     if !exists {
                         world.release(*uid);
                     }
                     exists
                 });
+                self.release_suspects(&mut world);
+                world.pods_listed();
             }
         }
+    }
+
+    /// Takes back the promises of pods that two lists in a row do not show.
+    fn release_suspects(&mut self, world: &mut World) {
+        let shown: HashSet<Uid> = self.pods.values().copied().collect();
+        let missing: HashSet<Uid> = world
+            .promised()
+            .filter(|origin| !shown.contains(origin))
+            .collect();
+        for gone in missing.intersection(&self.suspects) {
+            world.release(*gone);
+        }
+        self.suspects = missing.difference(&self.suspects).copied().collect();
     }
 }
 
@@ -171,6 +191,23 @@ mod tests {
         assert_eq!(promised(&shared), 1);
         seen.changed(Change::Reset([Key::new("ns", "other")].into()), &shared);
         assert_eq!(promised(&shared), 0);
+    }
+
+    #[test]
+    fn a_promise_to_a_pod_that_two_lists_in_a_row_do_not_show_is_taken_back() {
+        let shared = Shared::new(mk_world());
+        let mut seen = Seen::default();
+        let bound = mk_bound("p", "1");
+        shared.world().apply_upper_pod(&bound.view);
+        for left in [1, 0] {
+            seen.changed(Change::Reset([].into()), &shared);
+            assert_eq!(promised(&shared), left);
+        }
+        shared.world().apply_upper_pod(&bound.view);
+        seen.changed(Change::Reset([].into()), &shared);
+        seen.changed(Change::Apply(bound), &shared);
+        seen.changed(Change::Reset([Key::new("ns", "p")].into()), &shared);
+        assert_eq!(promised(&shared), 1, "it was only listed later");
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! What is known of all clusters: virtual nodes, the models of the clusters behind them, and what is promised.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use serde_json::Value;
 use tensile_core::labels::Selector;
 use tensile_core::names;
-use tensile_placement::{Candidate, Cluster, Explanation, Fit, Uid, Verdict};
+use tensile_placement::{Candidate, Cluster, Explanation, Fit, Shares, Uid, Verdict};
 
 use crate::lowering::Lowering;
+use crate::splits::{Splits, split_of};
 
 /// Everything that the answers depend on.
 #[derive(Debug, Default)]
@@ -18,8 +20,11 @@ pub struct World {
     /// Which lower nodes a virtual node stands for, where that is told; by its name.
     pools: BTreeMap<String, Selector>,
     /// Whether the upper nodes have been listed: before, a virtual node would be taken for an ordinary one.
-    listed: bool,
+    nodes_listed: bool,
+    /// Whether the bound upper pods have been listed: before, promises are missing.
+    pods_listed: bool,
     clusters: BTreeMap<String, LowerCluster>,
+    splits: Splits,
 }
 
 /// The operator's decisions.
@@ -74,6 +79,8 @@ pub struct LowerCluster {
     pub model: Cluster,
     /// Why the model cannot be trusted now; `None` when it can.
     pub doubt: Option<String>,
+    /// Whether the model is being listed for the first time, so that the doubt will end soon.
+    pub starting: bool,
 }
 
 /// What a virtual node says to a pod.
@@ -149,7 +156,7 @@ impl World {
 
     /// Forgets all nodes of the upper cluster but those that `exists` names; from then on all are known.
     pub fn retain_nodes(&mut self, exists: impl Fn(&str) -> bool) {
-        self.listed = true;
+        self.nodes_listed = true;
         self.virtual_nodes.retain(|name, _| exists(name));
     }
 
@@ -175,10 +182,22 @@ impl World {
             .map(|(name, node)| (name.as_str(), node))
     }
 
-    /// Whether it is known which nodes are virtual.
+    /// Says that all bound upper pods have been taken in.
+    pub fn pods_listed(&mut self) {
+        self.pods_listed = true;
+    }
+
+    /// Whether it is known which nodes are virtual and which pods are bound.
     #[must_use]
     pub fn is_listed(&self) -> bool {
-        self.listed
+        self.nodes_listed && self.pods_listed
+    }
+
+    /// A cluster behind a virtual node whose model is being listed for the first time, if there is any.
+    #[must_use]
+    pub fn starting(&self) -> Option<&str> {
+        let mut ids = self.virtual_nodes.values().map(|node| node.cluster.as_str());
+        ids.find(|id| self.clusters.get(*id).is_some_and(|cluster| cluster.starting))
     }
 
     /// The virtual node of this name; `None` for ordinary nodes.
@@ -271,6 +290,64 @@ impl World {
     }
 }
 
+// === impl World: splits ===
+
+impl World {
+    /// Which of `nodes`, virtual ones that would take the pod, shall take it by its split, and why; `None` without a
+    /// split.
+    ///
+    /// # Errors
+    /// What is wrong with the pod's annotation.
+    #[must_use]
+    pub fn split<'a>(
+        &self,
+        pod: &Value,
+        nodes: &[&'a str],
+        now: Instant,
+    ) -> Option<Result<(Vec<&'a str>, String), String>> {
+        let split = match split_of(pod)? {
+            Ok(split) => split,
+            Err(error) => return Some(Err(error)),
+        };
+        let value_of = |node: &str| -> Option<Box<str>> {
+            let labels = &self.virtual_nodes.get(node)?.labels;
+            labels.get(&*split.key).map(|value| value.as_str().into())
+        };
+        let open: BTreeSet<Box<str>> = nodes.iter().filter_map(|node| value_of(node)).collect();
+        let open: Vec<Box<str>> = open.into_iter().collect();
+        let shares = Shares::next(&split, &self.splits.counts(pod, now, value_of), &open);
+        let is_next = |node: &&&str| value_of(node).is_some_and(|value| shares.next.contains(&value));
+        let chosen = nodes.iter().filter(is_next).copied().collect();
+        Some(Ok((chosen, shares.why)))
+    }
+
+    /// Counts the pod for its split's share of `node` before it is bound there: the next pod may be asked about first.
+    pub fn assume(&mut self, pod: &Value, node: &str, now: Instant) {
+        self.splits.put(pod, node, Some(now));
+    }
+
+    /// What the split of the pod says, if all virtual nodes that have room may be asked.
+    #[must_use]
+    pub fn explain_split(&self, pod: &Value, now: Instant) -> Option<String> {
+        let mut lowering = Lowering::new(pod);
+        let mut takes = |node: &&str| {
+            matches!(
+                self.answer(&mut lowering, node),
+                Some(Answer::Fits(_) | Answer::Trusted)
+            )
+        };
+        let nodes: Vec<&str> = self
+            .virtual_nodes
+            .keys()
+            .map(String::as_str)
+            .filter(&mut takes)
+            .collect();
+        match self.split(pod, &nodes, now)? {
+            Ok((_, why)) | Err(why) => Some(why),
+        }
+    }
+}
+
 // === impl World: promises ===
 
 impl World {
@@ -299,9 +376,16 @@ impl World {
 
     /// Takes back what was promised to an upper pod. Says whether anything was.
     pub fn release(&mut self, origin: Uid) -> bool {
+        self.splits.remove(origin);
         self.clusters.values_mut().fold(false, |released, cluster| {
             cluster.model.release(origin) | released
         })
+    }
+
+    /// The upper pods that have a promise.
+    pub fn promised(&self) -> impl Iterator<Item = Uid> {
+        let models = self.clusters.values().map(|cluster| &cluster.model);
+        models.flat_map(|model| model.reservations().map(|(origin, _)| origin))
     }
 
     /// Takes in an upper pod as it is now: one that is bound to a virtual node and not seen below yet has a
@@ -315,6 +399,11 @@ impl World {
             self.release(origin);
             return;
         };
+        if pod["metadata"]["deletionTimestamp"].is_null() {
+            self.splits.put(pod, node, None);
+        } else {
+            self.splits.remove(origin);
+        }
         let Some(cluster) = self.clusters.get(&virtual_node.cluster) else {
             return;
         };

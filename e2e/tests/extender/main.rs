@@ -5,6 +5,7 @@
 mod burst;
 mod fragments;
 mod preemption;
+mod splits;
 mod unknown;
 
 use std::collections::BTreeMap;

@@ -8,8 +8,8 @@ use tensile_world::{Answer, World, uid};
 /// Why the pod is not bound.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BindError {
-    /// It is not known yet which nodes are virtual.
-    #[error("the nodes of the upper cluster have not been listed yet")]
+    /// It is not known yet which nodes are virtual, or which pods are bound.
+    #[error("the nodes and pods of the upper cluster have not been listed yet")]
     NotListed,
     /// Between filter and bind the place was lost.
     #[error("{node} has no place for the pod any more: {reason}")]

@@ -1,26 +1,40 @@
 //! Which of these nodes can run the pod now.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use crate::wire::{ExtenderArgs, ExtenderFilterResult};
 use tensile_world::Lowering;
 use tensile_world::{Answer, World};
 
+const NOT_LISTED: &str = "the nodes and pods of the upper cluster have not been listed yet";
+
 /// Answers a filter request. Ordinary nodes pass.
 #[must_use]
 pub fn filter(world: &World, args: &ExtenderArgs) -> ExtenderFilterResult {
     if !world.is_listed() {
-        return ExtenderFilterResult::error(&"the nodes of the upper cluster have not been listed yet");
+        return ExtenderFilterResult::error(&NOT_LISTED);
+    }
+    // An error is tried again soon; a pod that was refused would wait for an event.
+    if let Some(id) = world.starting() {
+        return ExtenderFilterResult::error(&format!("cluster {id} is being listed"));
     }
     let mut lowering = Lowering::new(&args.pod);
     let mut now = BTreeMap::new();
     let mut never = BTreeMap::new();
+    let mut takers = Vec::new();
     for node in args.nodes.names() {
         match world.answer(&mut lowering, node) {
-            None | Some(Answer::Fits(_) | Answer::Trusted) => {}
+            None => {}
+            Some(Answer::Fits(_) | Answer::Trusted) => takers.push(node),
             Some(Answer::Now(reason)) => drop(now.insert(node.to_owned(), reason)),
             Some(Answer::Never(reason)) => drop(never.insert(node.to_owned(), reason)),
         }
+    }
+    if let Some(split) = world.split(&args.pod, &takers, Instant::now()) {
+        let (chosen, why) = split.unwrap_or_else(|error| (Vec::new(), error));
+        let others = takers.iter().filter(|node| !chosen.contains(node));
+        now.extend(others.map(|node| ((*node).to_owned(), why.clone())));
     }
     let answer = args
         .nodes
@@ -29,6 +43,22 @@ pub fn filter(world: &World, args: &ExtenderArgs) -> ExtenderFilterResult {
         failed_nodes: now,
         failed_and_unresolvable_nodes: never,
         ..answer
+    }
+}
+
+/// Counts the pod for its split where `answer` lets it go, if that is one virtual node: the scheduler asks about the
+/// next pod before this one is bound.
+pub fn assume(world: &mut World, args: &ExtenderArgs, answer: &ExtenderFilterResult) {
+    let refused = |node: &&str| {
+        answer.failed_nodes.contains_key(*node) || answer.failed_and_unresolvable_nodes.contains_key(*node)
+    };
+    let names = args.nodes.names();
+    let virtual_nodes = names
+        .into_iter()
+        .filter(|node| world.virtual_node(node).is_some());
+    let passed: Vec<&str> = virtual_nodes.filter(|node| !refused(node)).collect();
+    if let [node] = passed[..] {
+        world.assume(&args.pod, node, Instant::now());
     }
 }
 
@@ -81,7 +111,7 @@ mod tests {
         let answer = filter(&World::default(), &mk_args(&mk_pod("p", "1"), &["va"]));
         assert_eq!(
             answer.error,
-            "the nodes of the upper cluster have not been listed yet"
+            "the nodes and pods of the upper cluster have not been listed yet"
         );
         assert_eq!(answer.node_names, None);
     }
@@ -143,5 +173,46 @@ mod tests {
         let mut world = mk_world();
         world.apply_node("va", &BTreeMap::new(), None);
         assert_eq!(filtered(&world, &mk_pod("p", "9"))[0], json!(["va", "ordinary"]));
+    }
+
+    #[test]
+    fn pods_with_a_split_go_where_their_share_is_next() {
+        let mut world = mk_world();
+        let split =
+            r#"{"key":"clusterID","strategy":"Fill","shares":{"a":{"replicas":1},"b":{"replicas":1}}}"#;
+        let mk_split = |name: &str| {
+            let mut pod = mk_pod(name, "1");
+            pod["metadata"]["annotations"] = json!({"tensile.dev/split": split});
+            pod["metadata"]["ownerReferences"] = json!([{"uid": "owner", "controller": true}]);
+            pod
+        };
+        let mut passing = |name: &str| {
+            let args = mk_args(&mk_split(name), &["va", "vb"]);
+            let answer = filter(&world, &args);
+            assume(&mut world, &args, &answer);
+            json!([answer.node_names, answer.failed_nodes])
+        };
+        let why = "split: goes to a, the next share: a 0/1, b 0/1";
+        assert_eq!(passing("p"), json!([["va"], {"vb": why}]));
+        assert_eq!(
+            passing("p"),
+            json!([["va"], {"vb": why}]),
+            "asked again, it does not count itself"
+        );
+        let why = "split: goes to b, the next share: a 1/1, b 0/1";
+        assert_eq!(
+            passing("q"),
+            json!([["vb"], {"va": why}]),
+            "the first one counts before it is bound"
+        );
+        assert_eq!(passing("r"), json!([["va", "vb"], {}]), "all shares are met");
+    }
+
+    #[test]
+    fn nothing_is_answered_while_a_model_is_listed_for_the_first_time() {
+        let mut world = mk_world();
+        world.cluster_mut("a").starting = true;
+        let answer = filter(&world, &mk_args(&mk_pod("p", "1"), &["vb"]));
+        assert_eq!(answer.error, "cluster a is being listed");
     }
 }

@@ -1,5 +1,7 @@
 //! On which nodes the victims that the scheduler chose would make room below.
 
+use std::time::Instant;
+
 use tensile_placement::Uid;
 
 use crate::wire::{ExtenderPreemptionArgs, ExtenderPreemptionResult, MetaVictims};
@@ -18,9 +20,20 @@ pub fn preempt(world: &mut World, args: &ExtenderPreemptionArgs) -> ExtenderPree
         let answer = world.answer_without(&mut lowering, node, &origins);
         matches!(answer, None | Some(Answer::Fits(_) | Answer::Trusted))
     };
-    let nodes = args.victims.iter().filter(|(node, victims)| helps(node, victims));
+    let mut nodes: Vec<(&String, &MetaVictims)> = args
+        .victims
+        .iter()
+        .filter(|(node, victims)| helps(node, victims))
+        .collect();
+    // Victims make no room in a share that is met.
+    let takers: Vec<&str> = nodes.iter().map(|(node, _)| node.as_str()).collect();
+    if let Some(split) = world.split(&args.pod, &takers, Instant::now()) {
+        let (chosen, _) = split.unwrap_or_default();
+        nodes.retain(|(node, _)| world.virtual_node(node).is_none() || chosen.contains(&node.as_str()));
+    }
     ExtenderPreemptionResult {
         node_name_to_meta_victims: nodes
+            .into_iter()
             .map(|(node, victims)| (node.clone(), victims.clone()))
             .collect(),
     }
