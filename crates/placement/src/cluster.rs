@@ -38,6 +38,16 @@ pub struct Cluster {
     /// Goes up with every change that a filter could notice.
     state: u64,
     fits: Fits,
+    hints: Hints,
+}
+
+/// How often lower pods took the node that was promised to them, since the model was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// They did.
+    pub kept: u64,
+    /// The lower scheduler chose another one.
+    pub missed: u64,
 }
 
 /// A namespace with the pods in it. Pods can be heard of before their namespace is.
@@ -204,12 +214,22 @@ impl Cluster {
     pub fn apply_pod(&mut self, pod: &Pod) -> bool {
         let placed = pod.occupied_node().map(|node| self.placed(pod, node));
         let settles = pod.origin.filter(|_| placed.is_some() || pod.phase.is_terminal());
+        self.note_hint(settles, placed.as_ref());
         let known = self
             .pods
             .get(&pod.key)
             .map_or((None, None), |entry| (entry.placed.as_ref(), entry.origin()));
         let changed = known != (placed.as_ref(), settles) && self.replace_pod(pod.key, placed, settles);
         settles.is_some_and(|origin| self.release(origin)) | changed
+    }
+
+    fn note_hint(&mut self, origin: Option<Uid>, placed: Option<&Placed>) {
+        let promised = origin.and_then(|origin| self.reservations.get(&origin));
+        if let (Some(promised), Some(placed)) = (promised, placed) {
+            let same = promised.node == placed.node;
+            self.hints.kept += u64::from(same);
+            self.hints.missed += u64::from(!same);
+        }
     }
 
     /// What is new is held before what was is given back, so that a shape or node in use by both stays.
@@ -350,6 +370,12 @@ impl Cluster {
     #[must_use]
     pub fn is_promised(&self, origin: Uid) -> bool {
         self.reservations.contains_key(&origin)
+    }
+
+    /// How often promises were kept by the lower scheduler.
+    #[must_use]
+    pub fn hints(&self) -> Hints {
+        self.hints
     }
 
     /// The promises: upper pod and node.

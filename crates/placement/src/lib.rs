@@ -31,7 +31,7 @@ mod terms;
 mod testing;
 
 pub use candidate::{Candidate, CandidateError, SpreadConstraint, Unknown};
-pub use cluster::Cluster;
+pub use cluster::{Cluster, Hints};
 pub use explain::{Explanation, Fragment, Shortage};
 pub use fit::{Best, Fit, Verdict};
 pub use fragments::Fragments;

@@ -1,6 +1,9 @@
 //! Figures of the extender.
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use tensile_world::Shared;
 
 /// What the scheduler asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,12 @@ pub enum Verb {
 pub struct Metrics {
     duration: HistogramVec,
     errors: IntCounterVec,
+}
+
+/// Says at each scrape how often lower schedulers kept the promises, over all clusters that are known.
+struct HintCollector {
+    shared: Shared,
+    hints: IntGaugeVec,
 }
 
 // === impl Verb ===
@@ -71,10 +80,45 @@ impl Metrics {
         Ok(metrics)
     }
 
+    /// Registers the figure of how often lower schedulers took the nodes that were promised.
+    ///
+    /// # Errors
+    /// When it is registered already.
+    pub fn register_hints(registry: &Registry, shared: Shared) -> prometheus::Result<()> {
+        let opts = Opts::new(
+            "tensile_extender_hints",
+            "Lower pods that took the node that was promised to them, or another one.",
+        );
+        let hints = IntGaugeVec::new(opts, &["outcome"])?;
+        registry.register(Box::new(HintCollector { shared, hints }))
+    }
+
     pub(crate) fn answered(&self, verb: Verb, seconds: f64, failed: bool) {
         self.duration.with_label_values(&[verb.name()]).observe(seconds);
         if failed {
             self.errors.with_label_values(&[verb.name()]).inc();
         }
+    }
+}
+
+// === impl HintCollector ===
+
+impl Collector for HintCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.hints.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let (mut kept, mut missed) = (0, 0);
+        for (_, cluster) in self.shared.world().clusters() {
+            let hints = cluster.model.hints();
+            kept += hints.kept;
+            missed += hints.missed;
+        }
+        for (outcome, count) in [("kept", kept), ("missed", missed)] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.hints.with_label_values(&[outcome]).set(count);
+        }
+        self.hints.collect()
     }
 }

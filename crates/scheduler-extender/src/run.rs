@@ -110,6 +110,7 @@ async fn serve(
         return Err(RunError::Plain(args.listen));
     }
     let metrics = serve::Metrics::register(&admin.registry, "extender")?;
+    Metrics::register_hints(&admin.registry, shared.clone())?;
     let server = Server::new(tls.map(Arc::new), serve::Config::default(), metrics);
     let service = Service {
         shared: shared.clone(),

@@ -19,7 +19,7 @@ use e2e::support::{self, Shared};
 use e2e::virtual_node::{VirtualNode, VirtualNodeSpec};
 use e2e::{Cluster, ClusterSpec, NodeTemplate, TestResult};
 use futures::{StreamExt, TryStreamExt, stream};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -199,13 +199,31 @@ impl Site<'_> {
             support::create(&api, pod).await?;
         }
         // What the extender knows must be what is there before pods are asked for.
-        support::await_condition("the extender to see all of them", DEADLINE, || async {
-            let free = self.free(extender).await?;
-            let expected = self.ground.lower.len() * NODES * NODE_MILLI_CPU - fillers.len() * milli_cpu;
-            ensure!(free == expected as i64, "{free}m CPUs are free, not {expected}m");
-            Ok(Some(()))
-        })
+        support::await_condition(
+            "the extender and the virtual nodes to see all of them",
+            DEADLINE,
+            || async {
+                let free = self.free(extender).await?;
+                let expected = self.ground.lower.len() * NODES * NODE_MILLI_CPU - fillers.len() * milli_cpu;
+                ensure!(free == expected as i64, "{free}m CPUs are free, not {expected}m");
+                let shown = self.shown().await?;
+                ensure!(shown == free, "virtual nodes show {shown}m CPUs, not {free}m");
+                Ok(Some(()))
+            },
+        )
         .await
+    }
+
+    /// Thousandths of CPUs that the virtual nodes offer.
+    async fn shown(&self) -> Result<i64> {
+        let nodes: Api<Node> = Api::all(self.upper.clone());
+        let mut shown = 0;
+        for id in self.ground.lower.keys() {
+            let node = serde_json::to_value(nodes.get(id).await?)?;
+            let allocatable = node["status"]["allocatable"].clone();
+            shown += serde_json::from_value::<Resources>(allocatable)?.milli_cpu;
+        }
+        Ok(shown)
     }
 
     /// Thousandths of CPUs that are free in all lower clusters, as the extender sees it.

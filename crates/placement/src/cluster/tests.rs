@@ -140,6 +140,22 @@ fn replicas_share_one_shape_though_their_origins_differ() {
 }
 
 #[test]
+fn hints_are_kept_or_missed_once_for_each_promise() {
+    let mut cluster = Cluster::default();
+    for (pod, origin, promised, taken) in [
+        ("p", "o", "n", "n"),
+        ("q", "other", "n", "m"),
+        ("r", "late", "n", "n"),
+    ] {
+        cluster.reserve(origin.into(), &mk_asking(1), promised);
+        cluster.apply_pod(&mk_phased(pod, 1, None, "Pending", Some(origin)));
+        cluster.apply_pod(&mk_phased(pod, 1, Some(taken), "Pending", Some(origin)));
+        cluster.apply_pod(&mk_phased(pod, 1, Some(taken), "Running", Some(origin)));
+    }
+    assert_eq!(cluster.hints(), Hints { kept: 2, missed: 1 });
+}
+
+#[test]
 fn a_reservation_holds_a_place_until_the_lower_pod_takes_it() {
     let mut cluster = Cluster::default();
     cluster.apply_node(&mk_node("n", 1));
