@@ -268,6 +268,7 @@ async fn pods_that_are_stuck_below_move_to_where_they_fit_and_others_stay() -> T
     .await?;
     assert_eq!(moves(&report), Vec::<String>::new(), "{report}");
     alone.component.terminate().await?;
+    alone.component.wait_exit(DEADLINE).await?;
     drop(alone);
     let unmoved = ground.pods().await?;
     for app in before.keys() {

@@ -65,9 +65,10 @@ pub enum RunError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// The campaign for the lease, where there is one.
+/// The campaign for the lease, where there is one, and the events that only its winner sends.
 struct Campaign {
     leadership: Receiver<Leadership>,
+    recorder: Recorder,
     task: JoinHandle<()>,
 }
 
@@ -135,6 +136,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> Result<(), RunError> {
     shutdown.trigger();
     // The lease is given back, so that the next replica need not wait.
     if let Some(campaign) = campaign {
+        campaign.recorder.flush().await;
         let _ended = campaign.task.await;
     }
     Ok(())
@@ -144,7 +146,11 @@ pub async fn run(args: Args, shutdown: Shutdown) -> Result<(), RunError> {
 fn campaign(upper: &Client, args: &Args, shutdown: &Shutdown) -> Campaign {
     let store = ApiStore::new(upper.clone(), &args.common.system_namespace, LEASE);
     let (leadership, task) = Candidate::new(store, LEASE, &process_identity()).spawn(shutdown.clone());
-    Campaign { leadership, task }
+    Campaign {
+        leadership,
+        recorder: Recorder::spawn(upper.clone(), CONTROLLER, &process_identity()),
+        task,
+    }
 }
 
 /// Follows the lower clusters, wherever they are told.
@@ -205,7 +211,7 @@ fn rounds(
     let execution = campaign.map(|campaign| {
         let leadership = campaign.leadership.clone();
         Execution {
-            recorder: Recorder::spawn(upper.clone(), CONTROLLER, &process_identity()),
+            recorder: campaign.recorder.clone(),
             may_write: Box::new(move || leadership.borrow().held()),
         }
     });
