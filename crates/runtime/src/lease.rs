@@ -16,12 +16,17 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use tensile_core::hash::Fnv;
+
 use crate::shutdown::Shutdown;
 
 /// Durations of client-go's users (kube-controller-manager, kube-scheduler): 15 s, 10 s, 2 s.
 const DURATION: Duration = Duration::from_secs(15);
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 const RETRY_PERIOD: Duration = Duration::from_secs(2);
+/// Longest time for which a hesitant candidate leaves a free lease to others: with it, a dead holder is replaced after
+/// 18 s at the latest.
+const HESITATION: Duration = Duration::from_secs(1);
 
 /// Whether we lead.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +70,8 @@ pub struct Candidate<S> {
     identity: String,
     /// The last state of the lease that we saw, and when it last changed.
     seen: Option<(Lease, Instant)>,
+    /// How long a free lease is left to others.
+    hesitation: Duration,
 }
 
 // === impl ApiStore ===
@@ -122,7 +129,18 @@ impl<S: Store> Candidate<S> {
             name: name.to_owned(),
             identity: identity.to_owned(),
             seen: None,
+            hesitation: Duration::ZERO,
         }
+    }
+
+    /// Leaves a free lease to others for a moment that differs by candidate and lease: of several processes that
+    /// campaign for many leases, each takes about as many.
+    #[must_use]
+    pub fn hesitant(mut self) -> Self {
+        let hash = Fnv::of(format!("{} {}", self.identity, self.name).as_bytes());
+        let longest = u64::try_from(HESITATION.as_millis()).unwrap_or(u64::MAX);
+        self.hesitation = Duration::from_millis(hash % longest);
+        self
     }
 
     /// Starts to campaign; the lease is given back on shutdown.
@@ -182,8 +200,14 @@ impl<S: Store> Candidate<S> {
 
     /// One round: reads the lease, and takes or renews it if that is allowed.
     async fn attempt(&mut self) -> kube::Result<Leadership> {
-        let started = Instant::now();
-        let Some(lease) = self.store.get().await? else {
+        let mut started = Instant::now();
+        let mut found = self.store.get().await?;
+        if !self.hesitation.is_zero() && self.is_free(found.as_ref()) {
+            tokio::time::sleep(self.hesitation).await;
+            started = Instant::now();
+            found = self.store.get().await?;
+        }
+        let Some(lease) = found else {
             let lease = self.store.create(&self.claim(None)).await?;
             return Ok(self.won(lease, started));
         };
@@ -202,6 +226,17 @@ impl<S: Store> Candidate<S> {
         Leadership::Held {
             until: started + RENEW_DEADLINE,
         }
+    }
+
+    /// Whether anybody may take the lease, and it is not ours already.
+    fn is_free(&mut self, lease: Option<&Lease>) -> bool {
+        let Some(lease) = lease else { return true };
+        self.observe(lease);
+        let holder = lease
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.holder_identity.as_deref());
+        holder != Some(&self.identity) && self.other_holder(lease).is_none()
     }
 
     fn observe(&mut self, lease: &Lease) {
@@ -410,6 +445,25 @@ mod tests {
         const { assert!(RENEW_DEADLINE.as_secs() < DURATION.as_secs()) };
         store.fail(false);
         wait_for(&mut a, Leadership::held).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hesitant_candidates_share_many_leases() {
+        let shutdown = Shutdown::default();
+        let mut held = [0, 0];
+        for number in 0..40 {
+            let (store, name) = (Memory::default(), format!("lease-{number}"));
+            let [mut a, mut b] = ["a", "b"].map(|who| {
+                Candidate::new(store.clone(), &name, who)
+                    .hesitant()
+                    .spawn(shutdown.clone())
+                    .0
+            });
+            wait_for(&mut a, |state| *state != Leadership::Unknown).await;
+            wait_for(&mut b, |state| *state != Leadership::Unknown).await;
+            held[usize::from(store.holder() == "b")] += 1;
+        }
+        assert!(held.iter().all(|count| *count >= 10), "{held:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -43,6 +43,12 @@ impl Shutdown {
         self.0.cancelled().await;
     }
 
+    /// A shutdown that is triggered with this one and can be before it.
+    #[must_use]
+    pub fn sub(&self) -> Self {
+        Self(self.0.child_token())
+    }
+
     /// A token that ends with this one and can be ended before it.
     #[must_use]
     pub fn child(&self) -> CancellationToken {

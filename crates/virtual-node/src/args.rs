@@ -12,6 +12,7 @@ use tensile_core::translate::namespace::Mapping;
 use tensile_core::translate::service_account::ServiceAccount;
 use tensile_kubelet_api::serving::KUBELET_SERVING;
 use tensile_runtime::args::CommonArgs;
+use tensile_runtime::clusters::{ClusterArgs, NodeConfig};
 
 use crate::certificate::ServingCertificate;
 use crate::tokens::ApiAddress;
@@ -24,12 +25,15 @@ pub struct Args {
     /// Flags that all binaries share.
     #[command(flatten)]
     pub common: CommonArgs,
-    /// Name of the virtual node.
-    #[arg(long, env = "DEFAULTNODE_NAME")]
+    /// Where lower clusters come from, if not from the next two flags.
+    #[command(flatten)]
+    pub clusters: ClusterArgs,
+    /// Name of the virtual node, for one lower cluster.
+    #[arg(long, env = "DEFAULTNODE_NAME", default_value = "", hide_default_value = true)]
     pub nodename: String,
-    /// Kubeconfig of the lower cluster.
+    /// Kubeconfig of that lower cluster.
     #[arg(long, env = "CLIENT_KUBECONFIG")]
-    pub client_kubeconfig: PathBuf,
+    pub client_kubeconfig: Option<PathBuf>,
     /// Value of the node label clusterID; the node's name if not given.
     #[arg(long, env = "CLUSTER_ID")]
     pub cluster_id: Option<String>,
@@ -48,6 +52,9 @@ pub struct Args {
     /// A further label of the Node, as key:value.
     #[arg(long, env = "VKUBELET_NODE_LABEL", value_parser = label)]
     pub node_label: Option<(String, String)>,
+    /// Labels of a virtual node out of a Secret.
+    #[arg(skip)]
+    pub node_labels: BTreeMap<String, String>,
     /// Key of the Node's taint.
     #[arg(long, env = "VKUBELET_TAINT_KEY", default_value = names::PROVIDER_TAINT)]
     pub taint_key: String,
@@ -115,6 +122,14 @@ pub struct Args {
 /// The flags contradict each other or leave something open.
 #[derive(Debug, thiserror::Error)]
 pub enum ArgsError {
+    /// Neither one cluster nor many.
+    #[error("--nodename and --client-kubeconfig are needed, or --clusters-from-secrets")]
+    NoCluster,
+    /// Both.
+    #[error(
+        "--clusters-from-secrets takes names and kubeconfigs from Secrets; leave out --nodename, --client-kubeconfig and --cluster-id"
+    )]
+    TwoSources,
     /// No address to publish.
     #[error("--node-ip is missing: --listen {listen} is no address that the upper API server could reach")]
     NodeIp {
@@ -126,6 +141,41 @@ pub enum ArgsError {
 // === impl Args ===
 
 impl Args {
+    /// Checks that it is told once where lower clusters come from.
+    ///
+    /// # Errors
+    /// When it is not, or twice.
+    pub fn check(&self) -> Result<(), ArgsError> {
+        let (name, kubeconfig) = (!self.nodename.is_empty(), self.client_kubeconfig.is_some());
+        match self.clusters.clusters_from_secrets {
+            true if name || kubeconfig || self.cluster_id.is_some() => Err(ArgsError::TwoSources),
+            false if !(name && kubeconfig) => Err(ArgsError::NoCluster),
+            _ => Ok(()),
+        }
+    }
+
+    /// These flags for one virtual node of the lower cluster `id`.
+    #[must_use]
+    pub fn of_node(&self, id: &str, node: &NodeConfig, port: u16) -> Self {
+        Self {
+            nodename: node.name.clone(),
+            cluster_id: Some(id.to_owned()),
+            kubelet_port: Some(port),
+            node_labels: node.labels.clone(),
+            ..self.clone()
+        }
+    }
+
+    /// Who sends events: the virtual node, or the process if it has several.
+    #[must_use]
+    pub fn recorder_instance(&self) -> String {
+        if self.nodename.is_empty() {
+            "clusters".to_owned()
+        } else {
+            self.nodename.clone()
+        }
+    }
+
     /// Where the kubelet API listens.
     #[must_use]
     pub fn listen(&self) -> SocketAddr {
@@ -158,7 +208,8 @@ impl Args {
     /// Further labels of the Node.
     #[must_use]
     pub fn labels(&self) -> BTreeMap<String, String> {
-        self.node_label.iter().cloned().collect()
+        let one = self.node_label.iter().cloned();
+        one.chain(self.node_labels.clone()).collect()
     }
 
     /// Keys that select virtual nodes.
@@ -264,6 +315,23 @@ mod tests {
                 .to_string(),
             "10.0.0.2"
         );
+    }
+
+    #[test]
+    fn clusters_come_from_flags_or_from_secrets() {
+        for (flags, works) in [
+            (&["x", "--nodename", "vn", "--client-kubeconfig", "f"][..], true),
+            (&["x", "--nodename", "vn"], false),
+            (&["x"], false),
+            (&["x", "--clusters-from-secrets"], true),
+            (&["x", "--clusters-from-secrets", "--nodename", "vn"], false),
+        ] {
+            assert_eq!(
+                Args::try_parse_from(flags).unwrap().check().is_ok(),
+                works,
+                "{flags:?}"
+            );
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tensile_core::translate::service_account::ServiceAccount;
 use tensile_runtime::recorder::Recorder;
 
 use crate::metrics::Metrics;
+use crate::pools::Pool;
 use crate::shared::Shared;
 use crate::tokens::ApiAddress;
 
@@ -49,6 +50,8 @@ pub struct Settings {
     pub ignore_labels: Vec<String>,
     /// What the lower cluster allows.
     pub policy: Policy,
+    /// The lower nodes that it stands for.
+    pub pool: Pool,
     /// What its namespaces are called below.
     pub mapping: Mapping,
     /// Whether Services of upper namespaces with pods of ours are copied.

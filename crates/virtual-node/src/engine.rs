@@ -27,7 +27,7 @@ use tensile_runtime::watch::{Change, Metrics as WatchMetrics, Watch};
 
 use crate::context::Context;
 use crate::events;
-use crate::node::{Capacity, Heartbeat, Identity, Publisher, Reachability, reach};
+use crate::node::{AllDown, Capacity, Heartbeat, Identity, Publisher, Reachability, reach};
 use crate::objects::{self, Kind};
 use crate::pods;
 
@@ -59,6 +59,8 @@ pub struct Engine {
     pub readiness: Readiness,
     /// Counters of the watches.
     pub watch_metrics: WatchMetrics,
+    /// Whether every lower cluster seems dead.
+    pub all_down: AllDown,
 }
 
 /// A copy of a Service: its spec has the address that the lower cluster gave it.
@@ -178,6 +180,7 @@ impl Engine {
     /// Runs until the future is dropped.
     pub async fn run(&self, context: &Context) {
         let capacity = context.shared.capacity.clone();
+        *capacity.lock() = Capacity::new(context.settings.pool.clone());
         let (reach, reachability) = watch::channel(Reachability::Reachable);
         let publisher = Arc::new(Publisher::new(
             self.upper.client.clone(),
@@ -219,8 +222,10 @@ impl Engine {
                 heartbeat.run(),
             );
         };
+        let down = self.all_down.add(&self.identity.name);
+        let silence = pods::follow_silence(context, reach.subscribe(), down);
         let watch_over = reach::watch_over(self.lower.client.clone(), self.grace, reach);
-        tokio::join!(watches.run(), watch_over, work);
+        tokio::join!(watches.run(), watch_over, silence, work);
     }
 
     fn watch_pods(&self, watches: &mut Watches<'_>, upper: Side<'_>, lower: Side<'_>, context: &Context) {

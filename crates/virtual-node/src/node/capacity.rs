@@ -11,6 +11,8 @@ use tensile_runtime::key::Key;
 use tensile_runtime::object::{Nodes, Pods, Viewed};
 use tensile_runtime::watch::Change;
 
+use crate::pools::Pool;
+
 /// Labels that say which machine it is, not what the cluster is.
 const OWN_LABELS: [&str; 2] = ["kubernetes.io/hostname", "beta.kubernetes.io/hostname"];
 /// Labels with this in their key mark roles and restrictions within the lower cluster.
@@ -20,6 +22,9 @@ const EXCLUDED: [&str; 3] = [
     "node.kubernetes.io/exclude-",
 ];
 
+/// The declared feature that is not passed on.
+const STREAM_FEATURE: &str = "ExtendWebSocketsToKubelet";
+
 /// A lower node as its watch delivers it.
 pub type LowerNode = Viewed<Nodes, NodeView>;
 /// A lower pod that is not ours, as its watch delivers it.
@@ -28,6 +33,7 @@ pub type OtherPod = Viewed<Pods, PodView>;
 /// Nodes of the lower cluster, and what pods that are not ours hold of them.
 #[derive(Debug, Default)]
 pub struct Capacity {
+    pool: Pool,
     nodes: HashMap<Key, NodeView>,
     others: HashMap<Key, Held>,
 }
@@ -55,11 +61,24 @@ pub struct Summary {
     pub kubelet_version: Option<String>,
     /// Number of nodes counted.
     pub nodes: usize,
+    /// `declaredFeatures` that all nodes have, sorted.
+    pub features: Vec<String>,
+    /// What is wrong with the pool, and what to do about it.
+    pub pool_problem: Option<String>,
 }
 
 // === impl Capacity ===
 
 impl Capacity {
+    /// Nothing yet of this pool.
+    #[must_use]
+    pub fn new(pool: Pool) -> Self {
+        Self {
+            pool,
+            ..Self::default()
+        }
+    }
+
     /// Takes a change of a lower node.
     pub fn node(&mut self, change: Change<LowerNode>) {
         match change {
@@ -111,35 +130,82 @@ impl Capacity {
     /// All nodes by name, and whether each is usable.
     #[must_use]
     pub fn node_names(&self) -> BTreeMap<String, bool> {
-        let nodes = self.nodes.values();
-        nodes
-            .map(|node| (node.name.to_string(), is_usable(node)))
+        let mine = self.nodes.values().filter(|node| self.pool.owns(&node.labels));
+        mine.map(|node| (node.name.to_string(), is_usable(node)))
             .collect()
     }
 
     /// The figures, from all nodes and pods.
     #[must_use]
     pub fn summary(&self) -> Summary {
-        let usable: Vec<&NodeView> = self.nodes.values().filter(|node| is_usable(node)).collect();
-        let names: HashSet<&str> = usable.iter().map(|node| &*node.name).collect();
+        let usable: Vec<&NodeView> = self.usable().collect();
+        let systems = || usable.iter().map(|node| &*node.operating_system);
+        let mixed = systems().any(|system| Some(system) != systems().next());
+        let pool_problem = self.problem(mixed);
+        if mixed {
+            return Summary {
+                pool_problem,
+                ..Summary::default()
+            };
+        }
         let mut summary = Summary {
             nodes: usable.len(),
-            labels: common_labels(&usable),
+            labels: common_labels(&usable, &self.pool),
+            features: common_features(&usable),
+            operating_system: agreed(systems()),
+            pool_problem,
             ..Summary::default()
         };
-        for node in &usable {
+        self.sum(&usable, &mut summary);
+        summary.architecture = agreed(usable.iter().map(|node| &*node.architecture));
+        let versions = usable.iter().map(|node| &*node.kubelet_version);
+        summary.kubelet_version = versions.min_by_key(|version| numbers(version)).map(str::to_owned);
+        summary
+    }
+
+    fn usable(&self) -> impl Iterator<Item = &NodeView> {
+        self.nodes
+            .values()
+            .filter(|node| is_usable(node) && self.pool.owns(&node.labels))
+    }
+
+    fn sum(&self, usable: &[&NodeView], summary: &mut Summary) {
+        let names: HashSet<&str> = usable.iter().map(|node| &*node.name).collect();
+        for node in usable {
             summary.capacity.add(&node.capacity);
             summary.allocatable.add(&node.allocatable);
         }
         for held in self.others.values().filter(|held| names.contains(&*held.node)) {
             summary.allocatable.sub(&held.request);
         }
+        for (lane, units) in self.pool.fixed.iter() {
+            summary.capacity.set(&lane, units);
+            summary.allocatable.set(&lane, units);
+        }
         summary.allocatable.clamp_to_zero();
-        summary.architecture = agreed(usable.iter().map(|node| &*node.architecture));
-        summary.operating_system = agreed(usable.iter().map(|node| &*node.operating_system));
-        let versions = usable.iter().map(|node| &*node.kubelet_version);
-        summary.kubelet_version = versions.min_by_key(|version| numbers(version)).map(str::to_owned);
-        summary
+    }
+
+    /// Nodes that several pools claim are counted by none; nodes of several systems would show a wrong one.
+    fn problem(&self, mixed: bool) -> Option<String> {
+        let mut overlaps: Vec<_> = self
+            .nodes
+            .values()
+            .filter_map(|node| Some((&*node.name, self.pool.rival(&node.labels)?)))
+            .collect();
+        overlaps.sort_unstable();
+        if let Some((node, rival)) = overlaps.first() {
+            return Some(format!(
+                "{} lower nodes, {node} among them, match the selectors of both {} and {rival} and count for neither; \
+                 correct nodes.yaml",
+                overlaps.len(),
+                self.pool.name
+            ));
+        }
+        mixed.then(|| {
+            "the lower nodes have several operating systems and count for nothing; give nodes.yaml a selector such as \
+             kubernetes.io/os: linux"
+                .to_owned()
+        })
     }
 }
 
@@ -149,7 +215,7 @@ fn is_usable(node: &NodeView) -> bool {
 }
 
 /// Labels that all nodes have with the same value.
-fn common_labels(nodes: &[&NodeView]) -> BTreeMap<String, String> {
+fn common_labels(nodes: &[&NodeView], pool: &Pool) -> BTreeMap<String, String> {
     let Some((first, rest)) = nodes.split_first() else {
         return BTreeMap::new();
     };
@@ -157,9 +223,27 @@ fn common_labels(nodes: &[&NodeView]) -> BTreeMap<String, String> {
         .labels
         .iter()
         .filter(|(key, _)| !OWN_LABELS.contains(key) && !EXCLUDED.iter().any(|part| key.contains(part)))
+        .filter(|(key, _)| !pool.exclude_labels.iter().any(|pattern| pattern.matches(key)))
         .filter(|(key, value)| rest.iter().all(|node| node.labels.get(key) == Some(value)))
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect()
+}
+
+/// Features that every node declares, so that no pod is sent where the next kubelet would refuse it. The one of
+/// WebSockets is left out: it would switch the protocol of streams to what the lower API server must translate.
+fn common_features(nodes: &[&NodeView]) -> Vec<String> {
+    let Some((first, rest)) = nodes.split_first() else {
+        return Vec::new();
+    };
+    let mut features: Vec<String> = first
+        .declared_features
+        .iter()
+        .filter(|feature| &***feature != STREAM_FEATURE)
+        .filter(|feature| rest.iter().all(|node| node.declared_features.contains(feature)))
+        .map(ToString::to_string)
+        .collect();
+    features.sort_unstable();
+    features
 }
 
 fn agreed<'a>(mut values: impl Iterator<Item = &'a str>) -> Option<String> {
@@ -253,6 +337,125 @@ mod tests {
         capacity.node(Change::Reset(HashSet::from([Key::new("", "a")])));
         assert!(capacity.other_pod(Change::Reset(HashSet::new())));
         assert_eq!(cpu(&capacity), "3");
+    }
+
+    fn mk_pool(yaml: &str, index: usize) -> Pool {
+        let nodes = tensile_runtime::clusters::NodeConfig::read_file("a", yaml).unwrap();
+        Pool::new(&nodes, index)
+    }
+
+    #[test]
+    fn a_pool_counts_its_nodes_and_shows_what_its_configuration_says() {
+        let yaml = "nodes: [{name: ssd, selector: {matchLabels: {disk: ssd}}, excludeLabels: [zo*], resources: {cpu: 7}}, \
+                    {name: hdd, selector: {matchLabels: {disk: hdd}}}]";
+        let figures = |index| {
+            let mut capacity = Capacity::new(mk_pool(yaml, index));
+            for (name, disk) in [("a", "ssd"), ("b", "ssd"), ("c", "hdd")] {
+                let labels = json!({"metadata": {"labels": {"disk": disk}}});
+                capacity.node(Change::Apply(mk_node(name, &labels)));
+            }
+            capacity.summary()
+        };
+        let (ssd, hdd) = (figures(0), figures(1));
+        assert_eq!((ssd.nodes, hdd.nodes), (2, 1));
+        assert_eq!(
+            ssd.labels,
+            BTreeMap::from([("disk".to_owned(), "ssd".to_owned())])
+        );
+        assert_eq!(ssd.allocatable.to_json()["cpu"], "7");
+        assert_eq!(ssd.capacity.to_json()["memory"], "16Gi");
+        assert_eq!(hdd.pool_problem, None);
+    }
+
+    #[test]
+    fn a_node_of_two_pools_counts_for_neither_and_both_are_named() {
+        let yaml = "nodes: [{name: one}, {name: two, selector: {matchLabels: {disk: ssd}}}]";
+        for index in [0, 1] {
+            let mut capacity = Capacity::new(mk_pool(yaml, index));
+            let labels = json!({"metadata": {"labels": {"disk": "ssd"}}});
+            capacity.node(Change::Apply(mk_node("a", &labels)));
+            let summary = capacity.summary();
+            assert_eq!(summary.nodes, 0);
+            let problem = summary.pool_problem.unwrap();
+            assert!(problem.contains("one") && problem.contains("two"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn nodes_of_several_systems_count_for_nothing_and_say_so() {
+        let mut capacity = Capacity::default();
+        capacity.node(Change::Apply(mk_node("a", &json!({}))));
+        let windows = json!({"status": {"nodeInfo": {"operatingSystem": "windows"}}});
+        capacity.node(Change::Apply(mk_node("b", &windows)));
+        let summary = capacity.summary();
+        assert_eq!(summary.nodes, 0);
+        assert!(summary.pool_problem.unwrap().contains("kubernetes.io/os"));
+    }
+
+    #[test]
+    fn features_are_those_that_every_node_declares() {
+        let mut capacity = Capacity::default();
+        for (name, features) in [
+            ("a", json!(["C", "A", "ExtendWebSocketsToKubelet"])),
+            ("b", json!(["A", "B", "C", "ExtendWebSocketsToKubelet"])),
+        ] {
+            let node = mk_node(name, &json!({"status": {"declaredFeatures": features}}));
+            capacity.node(Change::Apply(node));
+        }
+        assert_eq!(capacity.summary().features, ["A", "C"]);
+    }
+
+    /// One event: what of `kind` called `name` becomes, with a figure.
+    type Event = (u8, u8, u8, u8);
+
+    fn play(events: &[Event]) -> Capacity {
+        let mut capacity = Capacity::default();
+        for &(what, name, place, figure) in events {
+            let (node, pod) = (format!("n{}", name % 3), format!("p{}", name % 5));
+            let extra = json!({
+                "spec": {"unschedulable": figure % 4 == 0},
+                "status": {"conditions": [{"type": "Ready", "status": if figure % 3 == 0 { "False" } else { "True" }}]},
+            });
+            let phase = if figure % 5 == 0 { "Succeeded" } else { "Running" };
+            let pod = mk_pod(&pod, &format!("n{}", place % 3), &figure.to_string(), phase);
+            match what % 5 {
+                0 | 1 => capacity.node(Change::Apply(mk_node(&node, &extra))),
+                2 => capacity.node(Change::Delete(mk_node(&node, &extra))),
+                3 => drop(capacity.other_pod(Change::Apply(pod))),
+                _ => drop(capacity.other_pod(Change::Delete(pod))),
+            }
+        }
+        capacity
+    }
+
+    /// The last event of each object, which is its final state.
+    fn last(events: &[Event]) -> Vec<Event> {
+        let id = |&(what, name, ..): &Event| {
+            if what % 5 < 3 {
+                (0, name % 3)
+            } else {
+                (1, name % 5)
+            }
+        };
+        let is_last =
+            |(at, event): &(usize, &Event)| !events[at + 1..].iter().any(|later| id(later) == id(event));
+        events
+            .iter()
+            .enumerate()
+            .filter(is_last)
+            .map(|(_, event)| *event)
+            .collect()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_sequence_of_events_leads_to_the_figures_of_the_final_state(
+            events in proptest::collection::vec(proptest::prelude::any::<Event>(), 0..60)
+        ) {
+            let summary = play(&events).summary();
+            proptest::prop_assert_eq!(&summary, &play(&last(&events)).summary());
+            proptest::prop_assert!(summary.allocatable.iter().all(|(_, units)| units >= 0));
+        }
     }
 
     #[test]

@@ -10,7 +10,10 @@ use super::Summary;
 
 /// Condition of a healthy kubelet, as kubelets word it.
 const READY: (&str, &str) = ("KubeletReady", "the lower cluster answers");
-const UNREACHABLE: &str = "LowerClusterUnreachable";
+/// Type of the condition that is there only while something is wrong with the pool.
+const POOL_PROBLEM: &str = "PoolProblem";
+/// Reason of `Ready=False` while the lower cluster does not answer.
+pub const UNREACHABLE: &str = "LowerClusterUnreachable";
 
 /// What a virtual node is, whatever its cluster has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +30,8 @@ pub struct Identity {
     pub port: u16,
     /// Labels that the user wants on it.
     pub labels: BTreeMap<String, String>,
-    /// The taint that keeps other pods off it; `None` for no taint.
-    pub taint: Option<Value>,
+    /// The taints that keep other pods off it.
+    pub taints: Vec<Value>,
     /// Version of the lower cluster, shown while no node tells a kubelet's.
     pub version: String,
 }
@@ -95,12 +98,11 @@ impl Desired {
     /// A new Node, taint included; the status follows by [`Desired::status`].
     #[must_use]
     pub fn node(&self) -> Value {
-        let taints: Vec<&Value> = self.identity.taint.iter().collect();
         json!({
             "apiVersion": "v1",
             "kind": "Node",
             "metadata": {"name": self.identity.name, "labels": self.labels()},
-            "spec": {"taints": taints},
+            "spec": {"taints": self.identity.taints},
         })
     }
 
@@ -135,6 +137,7 @@ impl Desired {
                 "addresses": addresses,
                 "daemonEndpoints": {"kubeletEndpoint": {"Port": identity.port}},
                 "nodeInfo": self.node_info(),
+                "declaredFeatures": self.summary.features,
                 "conditions": self.conditions(current, now),
             },
         })
@@ -166,6 +169,7 @@ impl Desired {
             Reachability::Reachable => ("True", READY.0, READY.1.to_owned()),
             Reachability::Unreachable { reason } => ("False", UNREACHABLE, reason.clone()),
         };
+        let problem = self.summary.pool_problem.clone();
         let quiet = |name: &'static str| {
             (
                 name,
@@ -174,21 +178,22 @@ impl Desired {
                 "left to the nodes of the lower cluster".to_owned(),
             )
         };
-        let conditions = [
+        let mut conditions = vec![
             ("Ready", ready, reason, message),
             quiet("MemoryPressure"),
             quiet("DiskPressure"),
             quiet("PIDPressure"),
             quiet("NetworkUnavailable"),
         ];
-        let list = conditions.map(|(name, status, reason, message)| {
+        conditions.extend(problem.map(|problem| (POOL_PROBLEM, "True", "Selector", problem)));
+        let show = |(name, status, reason, message): (&str, &str, &str, String)| {
             json!({
                 "type": name, "status": status, "reason": reason, "message": message,
                 "lastHeartbeatTime": now,
                 "lastTransitionTime": since(current, name, status).unwrap_or(now),
             })
-        });
-        json!(list)
+        };
+        conditions.into_iter().map(show).collect()
     }
 }
 
@@ -210,7 +215,7 @@ mod tests {
             external_ip: None,
             port: 10250,
             labels: BTreeMap::from([("team".to_owned(), "x".to_owned())]),
-            taint: Some(json!({"key": names::PROVIDER_TAINT, "value": "tensile", "effect": "NoSchedule"})),
+            taints: vec![json!({"key": names::PROVIDER_TAINT, "value": "tensile", "effect": "NoSchedule"})],
             version: "v1.36.3".into(),
         };
         Desired {

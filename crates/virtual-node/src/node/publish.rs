@@ -186,7 +186,7 @@ impl Publisher {
         if self.current.lock().is_null() {
             self.create(desired).await?;
         }
-        self.keep_taint(desired).await?;
+        self.keep_taints(desired).await?;
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let nodes: Api<OwnNode> = Api::all(self.client.clone());
         let name = &self.identity.name;
@@ -210,22 +210,22 @@ impl Publisher {
         Ok(())
     }
 
-    /// Puts our taint back if somebody took it away; others' taints stay.
-    async fn keep_taint(&self, desired: &Desired) -> Result<(), ApiError> {
-        let Some(taint) = desired
-            .identity
-            .taint
-            .as_ref()
-            .filter(|_| !has_taint(desired, &self.current.lock()))
-        else {
+    /// Puts our taints back if somebody took them away; others' taints stay.
+    async fn keep_taints(&self, desired: &Desired) -> Result<(), ApiError> {
+        if has_taints(desired, &self.current.lock()) {
             return Ok(());
-        };
+        }
         let mut node: Value = api::get(&self.client, COLLECTION, &self.identity.name)
             .await?
             .ok_or_else(|| ApiError::NotFound(format!("node {}", self.identity.name)))?;
+        let ours = &desired.identity.taints;
         let mut taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
-        taints.retain(|other| other["key"] != taint["key"] || other["effect"] != taint["effect"]);
-        taints.push(taint.clone());
+        let is_ours = |other: &Value| {
+            ours.iter()
+                .any(|taint| other["key"] == taint["key"] && other["effect"] == taint["effect"])
+        };
+        taints.retain(|other| !is_ours(other));
+        taints.extend(ours.iter().cloned());
         node["spec"]["taints"] = Value::Array(taints);
         // The resourceVersion that was read goes with it, so that nobody else's change is overwritten.
         let node = api::replace(&self.client, COLLECTION, &self.identity.name, &node).await?;
@@ -265,20 +265,19 @@ fn drifted(desired: &Desired, current: &Value) -> bool {
     let (wanted, shown) = (&wanted["status"], &current["status"]);
     let conditions = wanted["conditions"].as_array().into_iter().flatten();
     desired.labels().iter().any(|(key, value)| labels[key] != **value)
-        || !has_taint(desired, current)
+        || !has_taints(desired, current)
         || ["capacity", "allocatable", "daemonEndpoints"]
             .iter()
             .any(|key| shown[key] != wanted[key])
         || conditions.into_iter().any(|wanted| !has_condition(shown, wanted))
 }
 
-fn has_taint(desired: &Desired, current: &Value) -> bool {
-    let Some(taint) = &desired.identity.taint else {
-        return true;
-    };
-    let taints = current["spec"]["taints"].as_array();
-    taints.is_some_and(|taints| {
-        taints
+fn has_taints(desired: &Desired, current: &Value) -> bool {
+    let shown = current["spec"]["taints"]
+        .as_array()
+        .map_or(&[][..], Vec::as_slice);
+    desired.identity.taints.iter().all(|taint| {
+        shown
             .iter()
             .any(|other| ["key", "value", "effect"].iter().all(|k| other[k] == taint[k]))
     })
@@ -309,7 +308,7 @@ mod tests {
             external_ip: None,
             port: 10250,
             labels: std::collections::BTreeMap::new(),
-            taint: Some(json!({"key": names::PROVIDER_TAINT, "value": "tensile", "effect": "NoSchedule"})),
+            taints: vec![json!({"key": names::PROVIDER_TAINT, "value": "tensile", "effect": "NoSchedule"})],
             version: "v1.36.3".into(),
         };
         Desired {

@@ -73,7 +73,7 @@ pub fn decide(entry: &Entry, host_ip: &str) -> Step {
         (None, None) => Step::Wait,
         (None, Some(lower)) => orphan(lower, entry.last_grace),
         (Some(upper), Some(lower)) if upper.uid != lower.origin_uid => orphan(lower, entry.last_grace),
-        (Some(upper), Some(lower)) => pair(upper, lower, host_ip),
+        (Some(upper), Some(lower)) => pair(upper, lower, host_ip, entry.silent_since.as_deref()),
         (Some(upper), None) => alone(upper, entry.placed.as_deref() == Some(&*upper.uid)),
     }
 }
@@ -125,7 +125,7 @@ fn alone(upper: &UpperSide, placed: bool) -> Step {
 }
 
 /// An upper pod and the lower pod that was made for it.
-fn pair(upper: &UpperSide, lower: &LowerSide, host_ip: &str) -> Step {
+fn pair(upper: &UpperSide, lower: &LowerSide, host_ip: &str, silent_since: Option<&str>) -> Step {
     if let Some(below) = lower.deletion
         && upper.deletion.is_none()
         && !upper.is_terminal()
@@ -139,7 +139,7 @@ fn pair(upper: &UpperSide, lower: &LowerSide, host_ip: &str) -> Step {
         };
     }
     let lower_status = lower.status();
-    if let Some(patch) = status_patch(upper, &lower_status, host_ip) {
+    if let Some(patch) = status_patch(upper, &lower_status, host_ip, silent_since) {
         return Step::PatchStatus {
             uid: upper.uid.clone(),
             patch,
@@ -191,7 +191,12 @@ fn finish(upper: &UpperSide, grace: i64) -> Step {
     }
 }
 
-fn status_patch(upper: &UpperSide, lower_status: &serde_json::Value, host_ip: &str) -> Option<Patch> {
+fn status_patch(
+    upper: &UpperSide,
+    lower_status: &serde_json::Value,
+    host_ip: &str,
+    silent_since: Option<&str>,
+) -> Option<Patch> {
     if lower_status.is_null() {
         return None;
     }
@@ -202,6 +207,9 @@ fn status_patch(upper: &UpperSide, lower_status: &serde_json::Value, host_ip: &s
         gates: &upper.gates,
         restarts: &Restarts::default(),
     };
-    let desired = status::desired(&view, lower_status, host_ip)?;
+    let mut desired = status::desired(&view, lower_status, host_ip)?;
+    if let Some(since) = silent_since {
+        super::silence::doubt(&mut desired, since);
+    }
     status::patch(&upper.uid, &desired, upper.sent.as_ref(), &upper.shown)
 }

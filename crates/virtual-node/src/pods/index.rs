@@ -20,6 +20,8 @@ pub struct Entry {
     pub placed: Option<Box<str>>,
     /// Grace period in seconds with which the upper pod that is gone was deleted.
     pub last_grace: Option<i64>,
+    /// Since when the lower cluster is silent, in RFC 3339, once that is to be shown.
+    pub silent_since: Option<Arc<str>>,
 }
 
 /// Pods by namespace and name.
@@ -216,6 +218,32 @@ impl Index {
         if let Some(upper) = self.upper_mut(key, uid) {
             upper.deletion = Some(Deletion { grace });
         }
+    }
+
+    /// Pods whose lower cluster's silence is not shown yet.
+    #[must_use]
+    pub fn not_silent(&self) -> Vec<Key> {
+        let paired = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.silent_since.is_none() && entry.belongs());
+        paired.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The lower cluster is silent: what it said last of this pod is in doubt.
+    pub fn set_silent(&mut self, key: &Key, since: &Arc<str>) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.silent_since = Some(since.clone());
+        }
+    }
+
+    /// The lower cluster speaks again. Returns the pods that were in doubt.
+    pub fn end_silence(&mut self) -> Vec<Key> {
+        let doubted = self
+            .entries
+            .iter_mut()
+            .filter_map(|(key, entry)| entry.silent_since.take().map(|_| key.clone()));
+        doubted.collect()
     }
 
     fn upper_mut(&mut self, key: &Key, uid: &str) -> Option<&mut UpperSide> {

@@ -14,6 +14,7 @@ mod body;
 mod decide;
 mod index;
 mod side;
+mod silence;
 #[cfg(test)]
 mod tests;
 mod translation;
@@ -23,4 +24,5 @@ pub use body::Body;
 pub use decide::{Step, decide};
 pub use index::{Entry, Index, References};
 pub use side::{Deletion, LowerPod, LowerSide, UpperPod, UpperSide};
+pub use silence::follow as follow_silence;
 pub use work::Worker;

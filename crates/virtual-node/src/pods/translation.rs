@@ -49,7 +49,10 @@ impl Translated {
             service_account,
             policy: &settings.policy,
         };
-        let lower = translate::to_lower(&upper, &translation).map_err(|error| refused(with_cause(&error)))?;
+        let mut lower =
+            translate::to_lower(&upper, &translation).map_err(|error| refused(with_cause(&error)))?;
+        let shaped = settings.pool.shape(&mut lower.pod);
+        shaped.map_err(|error| refused(error.to_string()))?;
         Ok(Self {
             upper,
             lower,

@@ -1,0 +1,310 @@
+//! One lower cluster: its lease, and while that is held, all of its virtual nodes. What fails here stays here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::future::join_all;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use tensile_runtime::admin::{Condition, Readiness};
+use tensile_runtime::cluster::{Cluster, ClusterError, Identity};
+use tensile_runtime::clusters::NodeConfig;
+use tensile_runtime::lease::{ApiStore, Candidate, Leadership};
+use tensile_runtime::shutdown::Shutdown;
+use tensile_runtime::watch::Metrics as WatchMetrics;
+
+use crate::args::Args;
+use crate::context::Context;
+use crate::engine::Engine;
+use crate::kubelet::{Current, Kubelet};
+use crate::leaving::Leaving;
+use crate::metrics::Metrics;
+use crate::node::{NodeError, check_owner, hold};
+use crate::pools::Pool;
+use crate::process::Process;
+use crate::registries::OwnRegistry;
+use crate::shared::Shared;
+
+/// Time between attempts to find out who the lower cluster is.
+const ASK_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest time for an answer.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A lower cluster with its virtual nodes.
+pub struct LowerCluster {
+    process: Arc<Process>,
+    /// Its id.
+    pub id: String,
+    /// How to reach it.
+    pub cluster: Cluster,
+    lease: String,
+    nodes: Vec<VirtualNode>,
+    readiness: Readiness,
+    leading: Condition,
+    servers: Vec<JoinHandle<()>>,
+    shutdown: Shutdown,
+}
+
+/// One virtual node of it.
+pub struct VirtualNode {
+    /// The flags, with those of this node in place.
+    pub args: Args,
+    taints: Option<Vec<serde_json::Value>>,
+    pool: Pool,
+    metrics: Metrics,
+    watch_metrics: WatchMetrics,
+    current: Current,
+    /// Its figures end with it.
+    _registry: OwnRegistry,
+}
+
+/// Why a cluster cannot be run as it is configured, however long one waits.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// It is the upper cluster.
+    #[error(
+        "the kubeconfig of lower cluster {id} (--client-kubeconfig) opens the upper cluster itself (kube-system has uid \
+         {uid}); give that of another cluster"
+    )]
+    SameCluster {
+        /// The cluster's id.
+        id: String,
+        /// UID of both.
+        uid: String,
+    },
+    /// A name is taken.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+// === impl LowerCluster ===
+
+impl LowerCluster {
+    /// Binds the ports of its virtual nodes and starts to answer there. `nodes` are pairs of flags and configuration.
+    ///
+    /// # Errors
+    /// When a port is taken or a certificate cannot be used.
+    pub async fn new(
+        process: Arc<Process>,
+        id: &str,
+        lease: &str,
+        cluster: Cluster,
+        nodes: &[(Args, NodeConfig)],
+        readiness: Readiness,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<Self> {
+        let configs: Vec<NodeConfig> = nodes.iter().map(|(_, config)| config.clone()).collect();
+        let mut lower = Self {
+            leading: readiness.condition("lease"),
+            process,
+            id: id.to_owned(),
+            cluster,
+            lease: lease.to_owned(),
+            nodes: Vec::new(),
+            readiness,
+            servers: Vec::new(),
+            shutdown,
+        };
+        for (index, (args, config)) in nodes.iter().enumerate() {
+            let pool = Pool::new(&configs, index);
+            lower
+                .add(args, config, pool)
+                .await
+                .with_context(|| format!("virtual node {}", config.name))?;
+        }
+        Ok(lower)
+    }
+
+    async fn add(&mut self, args: &Args, config: &NodeConfig, pool: Pool) -> anyhow::Result<()> {
+        let process = &self.process;
+        let own = process.registries.add(&self.id, &config.name)?;
+        let watch_metrics = WatchMetrics::new(&own.registry)?;
+        let current = Current::default();
+        let kubelet = Kubelet::new(
+            args,
+            &process.node_ip,
+            &process.upper.client,
+            &self.cluster,
+            current.clone(),
+            &own.registry,
+        )
+        .await?;
+        let ready = self.readiness.condition("client-ca");
+        let serving = kubelet.run(self.shutdown.clone(), ready, watch_metrics.clone());
+        self.servers.push(tokio::spawn(serving));
+        self.nodes.push(VirtualNode {
+            args: args.clone(),
+            taints: config.taints.clone(),
+            pool,
+            metrics: Metrics::new(&own.registry)?,
+            watch_metrics,
+            current,
+            _registry: own,
+        });
+        Ok(())
+    }
+
+    /// Names of its virtual nodes.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.nodes.iter().map(|node| node.args.nodename.as_str())
+    }
+
+    /// Finds out what cannot work however long one waits. A cluster that does not answer is no such thing.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub async fn check(&self) -> Result<(), Unusable> {
+        for name in self.names() {
+            check_owner(&self.process.upper.client, name).await?;
+        }
+        match self.ask().await {
+            Ok(identity) => self.check_identity(&identity),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn check_identity(&self, lower: &Identity) -> Result<(), Unusable> {
+        if lower.uid == self.process.upper_id.uid {
+            return Err(Unusable::SameCluster {
+                id: self.id.clone(),
+                uid: lower.uid.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    async fn ask(&self) -> Result<Identity, String> {
+        match tokio::time::timeout(ASK_TIMEOUT, self.cluster.identity()).await {
+            Ok(answer) => answer.map_err(|error: ClusterError| error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", ASK_TIMEOUT.as_secs())),
+        }
+    }
+
+    /// Takes part in the election and runs the virtual nodes whenever it is won, until shutdown.
+    pub async fn run(mut self, leaving: Leaving) {
+        let store = ApiStore::new(
+            self.process.upper.client.clone(),
+            &self.process.args.common.system_namespace,
+            &self.lease,
+        );
+        let candidate = Candidate::new(store, &self.lease, &self.process.identity).hesitant();
+        let (leadership, campaign) = candidate.spawn(self.shutdown.clone());
+        tokio::select! {
+            () = self.shutdown.wait() => {}
+            () = self.lead(leadership, &leaving) => self.shutdown.wait().await,
+        }
+        self.shutdown.trigger();
+        // They end by themselves; a panic in one of them has been logged.
+        let _ = campaign.await;
+        join_all(self.servers.drain(..)).await;
+    }
+
+    /// Returns when the cluster has left.
+    async fn lead(&self, mut leadership: watch::Receiver<Leadership>, leaving: &Leaving) {
+        while leadership.wait_for(Leadership::held).await.is_ok() {
+            self.leading.set(true);
+            let mut lost = leadership.clone();
+            let left = async {
+                tokio::select! { () = self.term() => {}, () = leaving.drain() => {} }
+                // Nobody is there any more who would make the Nodes again.
+                leaving.farewell().await;
+            };
+            let left = tokio::select! { () = left => true, () = until_lost(&mut lost) => false };
+            self.nodes.iter().for_each(|node| *node.current.lock() = None);
+            if left {
+                tracing::info!(cluster = self.id, "the lower cluster has left");
+                return;
+            }
+            self.leading.set(false);
+            tracing::warn!(cluster = self.id, "lease lost: everything stopped");
+        }
+    }
+
+    /// Runs the virtual nodes until dropped.
+    async fn term(&self) {
+        let identity = self.wait_for_identity().await;
+        let contexts: Vec<(Engine, Context)> = self
+            .nodes
+            .iter()
+            .map(|node| self.engine(node, &identity))
+            .collect();
+        for (node, (_, context)) in self.nodes.iter().zip(&contexts) {
+            *node.current.lock() = Some(context.shared.clone());
+        }
+        join_all(contexts.iter().map(|(engine, context)| engine.run(context))).await;
+    }
+
+    /// Waits until the lower cluster says who it is. Meanwhile the Nodes say that it is unreachable, and live: that we
+    /// have just started must not look like the death of its pods.
+    async fn wait_for_identity(&self) -> Identity {
+        let reason = match self.usable().await {
+            Ok(identity) => return identity,
+            Err(reason) => reason,
+        };
+        tracing::warn!(
+            cluster = self.id,
+            reason,
+            "the lower cluster cannot be used, trying on"
+        );
+        let upper = &self.process.upper.client;
+        let hold = join_all(self.names().map(|name| hold(upper, name, &reason)));
+        let ask = async {
+            loop {
+                tokio::time::sleep(ASK_INTERVAL).await;
+                if let Ok(identity) = self.usable().await {
+                    return identity;
+                }
+            }
+        };
+        tokio::select! { identity = ask => identity, _ = hold => std::future::pending().await }
+    }
+
+    async fn usable(&self) -> Result<Identity, String> {
+        let identity = self.ask().await?;
+        self.check_identity(&identity)
+            .map_err(|error| error.to_string())?;
+        Ok(identity)
+    }
+
+    fn engine(&self, node: &VirtualNode, lower: &Identity) -> (Engine, Context) {
+        let (process, args) = (&self.process, &node.args);
+        let identity = process.node(args, node.taints.as_ref(), &lower.version);
+        let settings = process.settings(args, &identity, node.pool.clone());
+        let context = Context {
+            upper: process.upper.client.clone(),
+            lower: self.cluster.client.clone(),
+            shared: Shared::new(&args.nodename, settings.mapping.clone()),
+            recorder: process.recorder.clone(),
+            metrics: node.metrics.clone(),
+            settings: Arc::new(settings),
+        };
+        let engine = Engine {
+            upper: process.upper.clone(),
+            upper_minor: process.upper_id.minor,
+            lower: self.cluster.clone(),
+            lower_minor: lower.minor,
+            identity,
+            grace: args.unreachable_grace,
+            pod_workers: args.pod_workers.into(),
+            readiness: self.readiness.clone(),
+            watch_metrics: node.watch_metrics.clone(),
+            all_down: process.all_down.clone(),
+        };
+        (engine, context)
+    }
+}
+
+/// Returns when the lease is not ours any more, at the latest at the deadline of the last renewal.
+async fn until_lost(leadership: &mut watch::Receiver<Leadership>) {
+    loop {
+        let Leadership::Held { until } = *leadership.borrow_and_update() else {
+            return;
+        };
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => return,
+            changed = leadership.changed() => if changed.is_err() { return },
+        }
+    }
+}
