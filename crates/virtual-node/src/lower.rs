@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use futures::future::join_all;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -109,10 +108,7 @@ impl LowerCluster {
         };
         for (index, (args, config)) in nodes.iter().enumerate() {
             let pool = Pool::new(&configs, index);
-            lower
-                .add(args, config, pool)
-                .await
-                .with_context(|| format!("virtual node {}", config.name))?;
+            lower.add(args, config, pool).await?;
         }
         Ok(lower)
     }

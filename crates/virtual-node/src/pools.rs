@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use tensile_core::labels::{LabelLookup, Operator, Selector};
-use tensile_core::resources::Resources;
+use tensile_core::resources::{Lane, Resources};
 use tensile_runtime::clusters::{NodeConfig, NotApplied, Override, Pattern};
 
 /// Where the terms of required node affinity are.
@@ -21,7 +21,7 @@ pub struct Pool {
     /// Labels of lower nodes that are not shown.
     pub exclude_labels: Vec<Pattern>,
     /// Figures that are not computed.
-    pub fixed: Resources,
+    pub fixed: Vec<(Lane, i64)>,
     overrides: Vec<Override>,
 }
 
@@ -33,10 +33,12 @@ impl Pool {
     pub fn new(nodes: &[NodeConfig], index: usize) -> Self {
         let siblings = nodes.iter().enumerate().filter(|(other, _)| *other != index);
         let node = &nodes[index];
-        let fixed = node
+        let quantities = node
             .resources
             .iter()
             .map(|(name, quantity)| (name.as_str(), *quantity));
+        let figures = Resources::from_quantities(quantities);
+        let lanes = node.resources.keys().filter_map(|name| Lane::of(name));
         Self {
             name: node.name.clone(),
             selector: node.selector.clone(),
@@ -44,7 +46,7 @@ impl Pool {
                 .map(|(_, other)| (other.name.clone(), other.selector.clone()))
                 .collect(),
             exclude_labels: node.exclude_labels.clone(),
-            fixed: Resources::from_quantities(fixed),
+            fixed: lanes.map(|lane| (lane.clone(), figures.get(&lane))).collect(),
             overrides: node.overrides.clone(),
         }
     }

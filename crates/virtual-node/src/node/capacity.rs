@@ -178,9 +178,9 @@ impl Capacity {
         for held in self.others.values().filter(|held| names.contains(&*held.node)) {
             summary.allocatable.sub(&held.request);
         }
-        for (lane, units) in self.pool.fixed.iter() {
-            summary.capacity.set(&lane, units);
-            summary.allocatable.set(&lane, units);
+        for (lane, units) in &self.pool.fixed {
+            summary.capacity.set(lane, *units);
+            summary.allocatable.set(lane, *units);
         }
         summary.allocatable.clamp_to_zero();
     }
