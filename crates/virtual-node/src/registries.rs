@@ -96,8 +96,9 @@ mod tests {
         let text = || TextEncoder::new().encode_to_string(&process.gather()).unwrap();
         let shown = text();
         for node in ["one", "two"] {
-            let line = format!("tensile_test_total{{cluster=\"a\",node=\"{node}\"}} 1");
-            assert!(shown.contains(&line), "{shown}");
+            let labels = [format!("node=\"{node}\""), "cluster=\"a\"".to_owned()];
+            let is_its = |line: &str| labels.iter().all(|label| line.contains(label)) && line.ends_with(" 1");
+            assert!(shown.lines().any(is_its), "{shown}");
         }
         assert_eq!(shown.matches("# TYPE").count(), 1, "{shown}");
         drop(two);
