@@ -35,6 +35,10 @@ test-unit *args:
 test-live target='*':
     TENSILE_REQUIRE=real-nodes cargo test --package e2e --test '{{ target }}'
 
+# Kills the virtual-node process in bursts of pods for so many rounds; CI does three.
+faults rounds='20':
+    TENSILE_FAULT_ROUNDS={{ rounds }} cargo test --package e2e --test clusters -- faults --nocapture
+
 # Two lower clusters behind one upper cluster, with a workload; Ctrl-C ends it. `just demo --once` ends by itself.
 demo *args:
     cargo demo -- {{ args }}
