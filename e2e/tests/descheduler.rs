@@ -239,6 +239,13 @@ fn moves(report: &Value) -> Vec<String> {
     moves
 }
 
+/// The pods by app.
+type Pods = BTreeMap<String, Vec<Pod>>;
+
+fn uid(pods: &Pods, app: &str) -> Option<String> {
+    pods[app][0].metadata.uid.clone()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_that_are_stuck_below_move_to_where_they_fit_and_others_stay() -> TestResult {
     let ground = mk_ground().await?;
@@ -255,9 +262,21 @@ async fn pods_that_are_stuck_below_move_to_where_they_fit_and_others_stay() -> T
     }
     ground.refused(5).await?;
     let before = ground.pods().await?;
-    let uid = |pods: &BTreeMap<String, Vec<Pod>>, app: &str| pods[app][0].metadata.uid.clone();
+    stay(&ground, &before).await?;
+    // A second cluster joins.
+    let _vb = VirtualNodeSpec::new("vb").start(&ground.upper, &ground.b).await?;
+    let planned = plan(&ground, &before).await?;
+    let real = ground.descheduler(&["--descheduling-interval=1"])?;
+    carry_out(&ground, &real, &planned, &before).await?;
+    real.component.terminate().await?;
+    drop(real);
+    std::fs::write(&ground.policy, format!("{}{WITH_ROOM}", POLICY.trim_end()))?;
+    make_room(&ground, &ground.descheduler(&["--descheduling-interval=1"])?).await?;
+    Ok(())
+}
 
-    // With one virtual node there is no other: whatever is stuck stays.
+/// With one virtual node there is no other: whatever is stuck stays, and is told why once.
+async fn stay(ground: &Ground, before: &Pods) -> Result<()> {
     let alone = ground.descheduler(&["--descheduling-interval=1"])?;
     let first = alone.report_after(0).await?;
     let time = first["time"].as_u64().context("no time")?;
@@ -269,25 +288,22 @@ async fn pods_that_are_stuck_below_move_to_where_they_fit_and_others_stay() -> T
     assert_eq!(moves(&report), Vec::<String>::new(), "{report}");
     alone.component.terminate().await?;
     alone.component.wait_exit(DEADLINE).await?;
-    drop(alone);
     let unmoved = ground.pods().await?;
     for app in before.keys() {
-        assert_eq!(
-            uid(&before, app),
-            uid(&unmoved, app),
-            "{app} was moved to nowhere"
-        );
+        assert_eq!(uid(before, app), uid(&unmoved, app), "{app} was moved to nowhere");
     }
     let events: Api<Event> = Api::namespaced(ground.client.clone(), &ground.namespace);
     let told = events.list(&ListParams::default()).await?;
     let of_nowhere = told.iter().filter(|event| {
         event.reason.as_deref() == Some("UnschedulableBelow")
-            && event.involved_object.uid == uid(&before, "nowhere")
+            && event.involved_object.uid == uid(before, "nowhere")
     });
     assert_eq!(of_nowhere.count(), 1, "told once, in however many rounds");
+    Ok(())
+}
 
-    // A second cluster joins: what fits there is planned, and a dry run touches nothing.
-    let _vb = VirtualNodeSpec::new("vb").start(&ground.upper, &ground.b).await?;
+/// What fits in the second cluster is planned, and a dry run touches nothing. Returns its report.
+async fn plan(ground: &Ground, before: &Pods) -> Result<Value> {
     let dry = ground.descheduler(&["--descheduling-interval=1", "--dry-run"])?;
     let planned = support::await_condition("a plan with four moves", DEADLINE, || async {
         let report = dry.report().await?;
@@ -297,17 +313,18 @@ async fn pods_that_are_stuck_below_move_to_where_they_fit_and_others_stay() -> T
     .await?;
     assert_eq!(planned["dryRun"], true);
     dry.component.kill().await?;
-    drop(dry);
     let maps: Api<ConfigMap> = Api::namespaced(ground.client.clone(), "tensile-system");
     assert!(
         maps.get_opt("tensile-avoidance").await?.is_none(),
         "a dry run writes nothing"
     );
     let unmoved = ground.pods().await?;
-    assert_eq!(uid(&before, "large"), uid(&unmoved, "large"));
+    assert_eq!(uid(before, "large"), uid(&unmoved, "large"));
+    Ok(planned)
+}
 
-    // The same plan is carried out.
-    let real = ground.descheduler(&["--descheduling-interval=1"])?;
+/// The same plan is carried out.
+async fn carry_out(ground: &Ground, real: &Descheduler, planned: &Value, before: &Pods) -> Result<()> {
     let report = support::await_condition("a round that moves", DEADLINE, || async {
         let report = real.report().await?;
         Ok((!moves(&report).is_empty()).then_some(report))
@@ -315,7 +332,7 @@ async fn pods_that_are_stuck_below_move_to_where_they_fit_and_others_stay() -> T
     .await?;
     assert_eq!(
         moves(&report),
-        moves(&planned),
+        moves(planned),
         "the real plan is that of the dry run"
     );
     for moved in report["moves"].as_array().context("no moves")? {
@@ -337,18 +354,15 @@ async fn pods_that_are_stuck_below_move_to_where_they_fit_and_others_stay() -> T
     for app in ["large", "tainted", "full", "cordoned"] {
         assert_eq!(node(&after[app][0]), "vb", "{app}");
     }
-    assert_eq!(uid(&after, "nowhere"), uid(&before, "nowhere"));
-    assert_eq!(uid(&after, "fine"), uid(&before, "fine"));
+    assert_eq!(uid(&after, "nowhere"), uid(before, "nowhere"));
+    assert_eq!(uid(&after, "fine"), uid(before, "fine"));
+    let maps: Api<ConfigMap> = Api::namespaced(ground.client.clone(), "tensile-system");
     let avoidance = maps.get("tensile-avoidance").await?.data.unwrap_or_default();
     assert_eq!(avoidance.len(), 4, "one entry an owner: {avoidance:?}");
     assert!(
         avoidance.values().all(|nodes| nodes.starts_with("{\"va\":")),
         "{avoidance:?}"
     );
-    real.component.terminate().await?;
-    drop(real);
-    std::fs::write(&ground.policy, format!("{}{WITH_ROOM}", POLICY.trim_end()))?;
-    make_room(&ground, &ground.descheduler(&["--descheduling-interval=1"])?).await?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use kube::Client;
 
 use crate::binding;
 use crate::metrics::{Metrics, Verb};
-use crate::verbs::{assume, filter, preempt, prioritize};
+use crate::verbs::{assume, filter, preempt, prioritize, retry};
 use crate::wire::{
     ExtenderArgs, ExtenderBindingArgs, ExtenderBindingResult, ExtenderFilterResult, ExtenderPreemptionArgs,
     WireError,
@@ -63,8 +63,12 @@ async fn on_filter(State(service): State<Service>, body: Bytes) -> Json<Extender
         Ok(args) => {
             let mut world = service.shared.world();
             let answer = filter(&world, &args);
-            assume(&mut world, &args, &answer);
-            answer
+            if let Some(later) = retry(&mut world, &args, &answer) {
+                later
+            } else {
+                assume(&mut world, &args, &answer);
+                answer
+            }
         }
         Err(error) => ExtenderFilterResult::error(&error),
     };

@@ -1,6 +1,6 @@
 //! What is known of all clusters: virtual nodes, the models of the clusters behind them, and what is promised.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -25,6 +25,8 @@ pub struct World {
     pods_listed: bool,
     clusters: BTreeMap<String, LowerCluster>,
     splits: Splits,
+    /// Upper pods that were gone or being deleted when their lower pods were still there.
+    leaving: HashSet<Uid>,
 }
 
 /// The operator's decisions.
@@ -377,9 +379,26 @@ impl World {
     /// Takes back what was promised to an upper pod. Says whether anything was.
     pub fn release(&mut self, origin: Uid) -> bool {
         self.splits.remove(origin);
+        self.leave(origin);
         self.clusters.values_mut().fold(false, |released, cluster| {
             cluster.model.release(origin) | released
         })
+    }
+
+    /// Notes that the upper pod is on its way out, if its lower pod is still there.
+    fn leave(&mut self, origin: Uid) {
+        let mut models = self.clusters.values().map(|cluster| &cluster.model);
+        if models.any(|model| model.is_settled(origin)) {
+            self.leaving.insert(origin);
+        }
+    }
+
+    /// The upper pods that are gone or being deleted, while their lower pods are still there.
+    pub fn leaving(&mut self) -> Vec<Uid> {
+        let clusters = &self.clusters;
+        let is_there = |origin: Uid| clusters.values().any(|cluster| cluster.model.is_settled(origin));
+        self.leaving.retain(|origin| is_there(*origin));
+        self.leaving.iter().copied().collect()
     }
 
     /// The upper pods that have a promise.
@@ -395,6 +414,9 @@ impl World {
         let phase = pod["status"]["phase"].as_str().unwrap_or_default();
         let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
         let over = matches!(phase, "Succeeded" | "Failed");
+        if pod["metadata"]["deletionTimestamp"].is_string() {
+            self.leave(origin);
+        }
         let Some(virtual_node) = self.virtual_nodes.get(node).filter(|_| !over) else {
             self.release(origin);
             return;

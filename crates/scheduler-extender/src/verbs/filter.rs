@@ -46,6 +46,34 @@ pub fn filter(world: &World, args: &ExtenderArgs) -> ExtenderFilterResult {
     }
 }
 
+/// What to answer instead of `answer` when no node takes the pod, but one will as soon as what is being deleted is
+/// gone below: an error, after which the scheduler tries again soon. It hears of the end of an upper pod, a victim
+/// perhaps, some milliseconds before we hear of the lower one's; refused then, a pod would wait for an event that does
+/// not come.
+#[must_use]
+pub fn retry(
+    world: &mut World,
+    args: &ExtenderArgs,
+    answer: &ExtenderFilterResult,
+) -> Option<ExtenderFilterResult> {
+    let refused = |node: &str| {
+        answer.failed_nodes.contains_key(node) || answer.failed_and_unresolvable_nodes.contains_key(node)
+    };
+    let leaving = world.leaving();
+    if leaving.is_empty() || !args.nodes.names().into_iter().all(refused) {
+        return None;
+    }
+    let mut lowering = Lowering::new(&args.pod);
+    let mut nodes = answer.failed_nodes.keys();
+    let node = nodes.find(|node| {
+        let answer = world.answer_without(&mut lowering, node, &leaving);
+        matches!(answer, Some(Answer::Fits(_)))
+    })?;
+    Some(ExtenderFilterResult::error(&format!(
+        "{node} is about to have room for the pod"
+    )))
+}
+
 /// Counts the pod for its split where `answer` lets it go, if that is one virtual node: the scheduler asks about the
 /// next pod before this one is bound.
 pub fn assume(world: &mut World, args: &ExtenderArgs, answer: &ExtenderFilterResult) {
@@ -67,8 +95,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::testing::{mk_args, mk_pod, mk_stashed, mk_world};
+    use crate::testing::{apply_lower_pod, mk_args, mk_pod, mk_stashed, mk_world};
     use tensile_world::UnknownPolicy;
+    use tensile_world::uid;
 
     /// The names that pass and those that fail, now and for ever.
     fn filtered(world: &World, pod: &Value) -> Value {
@@ -104,6 +133,27 @@ mod tests {
         ] {
             assert_eq!(filtered(&world, &mk_pod("p", cpu)), wanted, "{cpu} CPUs");
         }
+    }
+
+    #[test]
+    fn a_pod_that_waits_for_others_to_go_is_tried_again_soon() {
+        let mut world = mk_world();
+        let victim = mk_pod("victim", "4");
+        apply_lower_pod(&mut world, "b", &victim, "b1");
+        let pod = mk_pod("p", "8");
+        let args = mk_args(&pod, &["va", "vb"]);
+        let answer = filter(&world, &args);
+        assert_eq!(
+            answer.failed_nodes.len() + answer.failed_and_unresolvable_nodes.len(),
+            2
+        );
+        assert_eq!(retry(&mut world, &args, &answer), None, "nobody is leaving");
+        world.release(uid(&victim));
+        let error = retry(&mut world, &args, &answer).unwrap().error;
+        assert_eq!(error, "vb is about to have room for the pod");
+        let ordinary = mk_args(&pod, &["va", "vb", "ordinary"]);
+        let answer = filter(&world, &ordinary);
+        assert_eq!(retry(&mut world, &ordinary, &answer), None, "another node passes");
     }
 
     #[test]
