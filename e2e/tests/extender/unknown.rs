@@ -1,10 +1,10 @@
 //! A cluster that does not answer: nothing is placed there, or its virtual node's status decides, as the policy says.
 
 use anyhow::{Result, ensure};
-use e2e::TestResult;
+use e2e::{TestResult, support};
 use serde_json::{Value, json};
 
-use crate::{Site, on_site};
+use crate::{DEADLINE, Site, on_site};
 
 /// A pod that may go to cluster `c` only.
 fn mk_pod(site: &Site<'_>, name: &str) -> Result<Value> {
@@ -21,8 +21,13 @@ fn a_dead_cluster_is_left_out_or_trusted_as_the_policy_says() -> TestResult {
         site.start_extender_with_dead(extender, &[]).await?;
         site.create(vec![mk_pod(site, "excluded")?, site.mk_pod("elsewhere", 100)?])
             .await?;
-        let why = site.refused("excluded").await?;
-        ensure!(why.contains("c: "), "{why}");
+        // At first the extender only asks for patience: a cluster that is being listed will be known soon.
+        support::await_condition("the dead cluster to be named", DEADLINE, || async {
+            let why = site.refused("excluded").await?;
+            ensure!(why.contains("c: "), "{why}");
+            Ok(Some(()))
+        })
+        .await?;
         ensure!(
             ["a", "b"].contains(&site.bound("elsewhere").await?.as_str()),
             "a dead cluster disturbs no other"
