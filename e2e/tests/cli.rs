@@ -104,8 +104,12 @@ fn mk_pod(name: &str, cpu: &str) -> Value {
 }
 
 async fn joins_and_is_refused(ground: &Ground) -> Result<()> {
-    let without_secret = ground.tensile(&["clusters"]).await?.stdout;
-    assert!(without_secret.contains("ByFile"), "{without_secret}");
+    support::await_condition("a virtual node without a Secret", DEADLINE, || async {
+        let without_secret = ground.tensile(&["clusters"]).await?.stdout;
+        ensure!(without_secret.contains("ByFile"), "{without_secret}");
+        Ok(Some(()))
+    })
+    .await?;
     let lower = ground.lower_kubeconfig();
     let joined = ground
         .json(0, &["join", "a", "--lower-kubeconfig", &lower])
