@@ -241,11 +241,7 @@ impl Report for Clusters {
 
     fn outcome(&self) -> Outcome {
         let good = |row: &Row| row.message.is_none();
-        if self.clusters.iter().all(good) {
-            Outcome::Good
-        } else {
-            Outcome::Bad
-        }
+        Outcome::good_if(self.clusters.iter().all(good))
     }
 }
 

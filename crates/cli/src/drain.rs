@@ -225,11 +225,7 @@ impl Report for Drained {
     }
 
     fn outcome(&self) -> Outcome {
-        if self.remaining.is_empty() {
-            Outcome::Good
-        } else {
-            Outcome::Bad
-        }
+        Outcome::good_if(self.remaining.is_empty())
     }
 }
 

@@ -231,11 +231,7 @@ impl Report for Picture {
 
     /// Bad when a pod waits that fits nowhere.
     fn outcome(&self) -> Outcome {
-        if self.waiting.iter().any(|pod| pod.fits.is_empty()) {
-            Outcome::Bad
-        } else {
-            Outcome::Good
-        }
+        Outcome::good_if(!self.waiting.iter().any(|pod| pod.fits.is_empty()))
     }
 }
 

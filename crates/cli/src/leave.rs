@@ -173,11 +173,7 @@ impl Report for Left {
     }
 
     fn outcome(&self) -> Outcome {
-        if self.remaining.is_empty() {
-            Outcome::Good
-        } else {
-            Outcome::Bad
-        }
+        Outcome::good_if(self.remaining.is_empty())
     }
 }
 

@@ -25,6 +25,12 @@ pub(crate) enum Outcome {
     Bad,
 }
 
+impl Outcome {
+    pub(crate) fn good_if(good: bool) -> Self {
+        if good { Self::Good } else { Self::Bad }
+    }
+}
+
 /// The answer of a command. Its JSON is its fields.
 pub(crate) trait Report: Serialize {
     /// The answer for people; ends with a line break unless it is empty.

@@ -291,7 +291,7 @@ impl Report for Why {
             Place::Virtual { below, .. } => matches!(below, Below::Pod { node: Some(_), .. }),
             Place::Nowhere { answers, .. } => answers.values().any(Answer::fits),
         };
-        if placed { Outcome::Good } else { Outcome::Bad }
+        Outcome::good_if(placed)
     }
 }
 

@@ -1,11 +1,10 @@
 //! Command line of `tensile-descheduler`.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tensile_core::names;
-use tensile_runtime::args::CommonArgs;
+use tensile_runtime::args::{CommonArgs, entries};
 use tensile_runtime::clusters::ClusterArgs;
 use tensile_world::Settings;
 
@@ -48,13 +47,8 @@ impl Args {
     /// What the models are judged by. What cannot be judged is never a place to move to.
     #[must_use]
     pub fn settings(&self) -> Settings {
-        let keys = self
-            .ignore_selector_keys
-            .iter()
-            .map(|key| key.trim())
-            .filter(|key| !key.is_empty());
         Settings {
-            ignored_keys: keys.map(str::to_owned).collect::<BTreeSet<_>>(),
+            ignored_keys: entries(&self.ignore_selector_keys),
             ..Settings::default()
         }
     }

@@ -7,7 +7,7 @@ use kube::Client;
 use tensile_runtime::admin::{Admin, AdminError, Readiness};
 use tensile_runtime::cluster::{Cluster, ClusterError, Source};
 use tensile_runtime::clusters::Clusters;
-use tensile_runtime::lease::{ApiStore, Candidate, Leadership};
+use tensile_runtime::lease::{ApiStore, Candidate, Leadership, process_identity};
 use tensile_runtime::recorder::Recorder;
 use tensile_runtime::shutdown::Shutdown;
 use tensile_runtime::telemetry::TelemetryError;
@@ -280,10 +280,4 @@ async fn pause(interval: Duration, rounds: &Rounds) {
             () = rounds.known.news.notified() => {}
         }
     }
-}
-
-/// Differs between processes, also on one host.
-fn process_identity() -> String {
-    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".to_owned());
-    format!("{host}-{}", std::process::id())
 }

@@ -27,6 +27,14 @@ pub struct CommonArgs {
     pub system_namespace: String,
 }
 
+/// The entries of a flag that is a list, without empty ones and the spaces around them.
+pub fn entries<C: FromIterator<String>>(list: &[String]) -> C {
+    list.iter()
+        .map(|entry| entry.trim().to_owned())
+        .filter(|entry| !entry.is_empty())
+        .collect()
+}
+
 // === impl CommonArgs ===
 
 impl CommonArgs {

@@ -28,6 +28,14 @@ const RETRY_PERIOD: Duration = Duration::from_secs(2);
 /// 18 s at the latest.
 const HESITATION: Duration = Duration::from_secs(1);
 
+/// An identity for a candidate that no other process has, also none after a restart in the same pod.
+#[must_use]
+pub fn process_identity() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "local".to_owned());
+    let started = jiff::Timestamp::now().as_nanosecond();
+    format!("{host}_{}_{started}", std::process::id())
+}
+
 /// Whether we lead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Leadership {

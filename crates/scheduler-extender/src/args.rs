@@ -1,11 +1,10 @@
 //! Command line of `tensile-scheduler-extender`.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tensile_core::names;
-use tensile_runtime::args::CommonArgs;
+use tensile_runtime::args::{CommonArgs, entries};
 
 use tensile_world::{Settings, Strategy, UnknownPolicy};
 
@@ -46,15 +45,10 @@ impl Args {
     /// The decisions among the flags.
     #[must_use]
     pub fn settings(&self) -> Settings {
-        let keys = self
-            .ignore_selector_keys
-            .iter()
-            .map(|key| key.trim())
-            .filter(|key| !key.is_empty());
         Settings {
             unknown: self.unknown,
             strategy: self.strategy,
-            ignored_keys: keys.map(str::to_owned).collect::<BTreeSet<_>>(),
+            ignored_keys: entries(&self.ignore_selector_keys),
         }
     }
 }

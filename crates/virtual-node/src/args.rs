@@ -11,7 +11,7 @@ use tensile_core::names;
 use tensile_core::translate::namespace::Mapping;
 use tensile_core::translate::service_account::ServiceAccount;
 use tensile_kubelet_api::serving::KUBELET_SERVING;
-use tensile_runtime::args::CommonArgs;
+use tensile_runtime::args::{CommonArgs, entries};
 use tensile_runtime::clusters::{ClusterArgs, NodeConfig};
 
 use crate::certificate::ServingCertificate;
@@ -215,7 +215,7 @@ impl Args {
     /// Keys that select virtual nodes.
     #[must_use]
     pub fn ignored_keys(&self) -> BTreeSet<String> {
-        named(&self.ignore_selector_keys).collect()
+        entries(&self.ignore_selector_keys)
     }
 
     /// What namespaces are called below.
@@ -239,14 +239,8 @@ impl Args {
     /// Labels that stay above.
     #[must_use]
     pub fn ignored_labels(&self) -> Vec<String> {
-        named(&self.ignore_labels).collect()
+        entries(&self.ignore_labels)
     }
-}
-
-fn named(list: &[String]) -> impl Iterator<Item = String> {
-    list.iter()
-        .map(|key| key.trim().to_owned())
-        .filter(|key| !key.is_empty())
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

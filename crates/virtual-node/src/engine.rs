@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use kube::runtime::watcher::Config;
 use kube::{Api, Resource};
-use parking_lot::Mutex;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
@@ -30,6 +29,7 @@ use crate::events;
 use crate::node::{AllDown, Capacity, Heartbeat, Identity, Publisher, Reachability, reach};
 use crate::objects::{self, Kind};
 use crate::pods;
+use crate::shared::Shared;
 
 /// Objects that are made or renewed at a time; a copy is two requests.
 const OBJECT_WORKERS: usize = 8;
@@ -66,6 +66,17 @@ pub struct Engine {
 /// A copy of a Service: its spec has the address that the lower cluster gave it.
 type LowerService = Slim<Services, Value, IgnoredAny>;
 
+/// What can be watched.
+trait Watched:
+    Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static
+{
+}
+
+impl<K> Watched for K where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static
+{
+}
+
 /// Counts the watches that have not listed yet.
 #[derive(Debug, Default)]
 struct Synced {
@@ -76,15 +87,10 @@ struct Synced {
 /// The watches of an engine; they end when this is dropped.
 struct Watches<'a> {
     engine: &'a Engine,
+    /// What they fill.
+    shared: &'a Arc<Shared>,
     synced: Arc<Synced>,
     tasks: JoinSet<()>,
-}
-
-/// Where to look, and how lists are read there.
-#[derive(Clone, Copy)]
-struct Side<'a> {
-    cluster: &'a Cluster,
-    streaming: bool,
 }
 
 // === impl Synced ===
@@ -107,44 +113,52 @@ impl Synced {
     }
 }
 
-// === impl Side ===
-
-impl<'a> Side<'a> {
-    fn new(cluster: &'a Cluster, minor: u32) -> Self {
-        Self {
-            cluster,
-            streaming: minor >= STREAMING_LISTS_SINCE,
-        }
-    }
-}
-
 // === impl Watches ===
 
 impl<'a> Watches<'a> {
-    fn new(engine: &'a Engine) -> Self {
+    fn new(engine: &'a Engine, shared: &'a Arc<Shared>) -> Self {
         Self {
             engine,
+            shared,
             synced: Arc::default(),
             tasks: JoinSet::new(),
         }
     }
 
-    /// A watch over all namespaces that tells `on` of changes.
-    fn add<K>(
+    /// A watch of the upper cluster that tells `on` of changes.
+    fn upper<K: Watched>(
         &mut self,
-        side: Side<'_>,
         name: &'static str,
         config: Config,
-        mut on: impl FnMut(Change<K>) + Send + 'static,
-    ) where
-        K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
-    {
+        on: impl FnMut(&Shared, Change<K>) + Send + 'static,
+    ) {
+        self.add((&self.engine.upper, self.engine.upper_minor), name, config, on);
+    }
+
+    /// A watch of the lower cluster that tells `on` of changes.
+    fn lower<K: Watched>(
+        &mut self,
+        name: &'static str,
+        config: Config,
+        on: impl FnMut(&Shared, Change<K>) + Send + 'static,
+    ) {
+        self.add((&self.engine.lower, self.engine.lower_minor), name, config, on);
+    }
+
+    /// A watch over all namespaces of a cluster of this minor version.
+    fn add<K: Watched>(
+        &mut self,
+        (cluster, minor): (&Cluster, u32),
+        name: &'static str,
+        config: Config,
+        mut on: impl FnMut(&Shared, Change<K>) + Send + 'static,
+    ) {
         self.synced.missing.fetch_add(1, Ordering::AcqRel);
-        let synced = self.synced.clone();
+        let (shared, synced) = (self.shared.clone(), self.synced.clone());
         let mut waited_for = true;
         let watch = Watch {
-            api: Api::all(side.cluster.client.clone()),
-            config: if side.streaming {
+            api: Api::all(cluster.client.clone()),
+            config: if minor >= STREAMING_LISTS_SINCE {
                 config.streaming_lists()
             } else {
                 config
@@ -155,7 +169,7 @@ impl<'a> Watches<'a> {
         };
         self.tasks.spawn(watch.run(move |change| {
             let listed = matches!(change, Change::Reset(_));
-            on(change);
+            on(&shared, change);
             if listed && std::mem::take(&mut waited_for) {
                 synced.done();
             }
@@ -185,19 +199,17 @@ impl Engine {
         let publisher = Arc::new(Publisher::new(
             self.upper.client.clone(),
             self.identity.clone(),
-            capacity.clone(),
+            capacity,
             reachability,
             context.metrics.clone(),
         ));
         let heartbeat = Heartbeat::new(self.upper.client.clone(), &self.identity.name, publisher.uid());
-        let upper = Side::new(&self.upper, self.upper_minor);
-        let lower = Side::new(&self.lower, self.lower_minor);
-        let mut watches = Watches::new(self);
-        self.watch_pods(&mut watches, upper, lower, context);
-        self.watch_objects(&mut watches, upper, lower, context);
-        self.watch_services(&mut watches, upper, lower, context);
-        self.watch_claims(&mut watches, upper, lower, context);
-        self.watch_nodes(&mut watches, upper, lower, context, &publisher, &capacity);
+        let mut watches = Watches::new(self, &context.shared);
+        self.watch_pods(&mut watches, context);
+        watch_objects(&mut watches, context);
+        watch_services(&mut watches, context);
+        self.watch_claims(&mut watches, context);
+        self.watch_nodes(&mut watches, context, &publisher);
         let synced = watches.synced.clone();
         let work = async {
             synced.wait().await;
@@ -228,148 +240,93 @@ impl Engine {
         tokio::join!(watches.run(), watch_over, silence, work);
     }
 
-    fn watch_pods(&self, watches: &mut Watches<'_>, upper: Side<'_>, lower: Side<'_>, context: &Context) {
+    fn watch_pods(&self, watches: &mut Watches<'_>, context: &Context) {
         let bound = Config::default().fields(&format!("spec.nodeName={}", self.identity.name));
-        let shared = context.shared.clone();
-        watches.add(upper, "upper-pods", bound, move |change| shared.upper_pod(change));
-        let shared = context.shared.clone();
-        watches.add(lower, "lower-pods", ours(context), move |change| {
-            shared.lower_pod(change);
-        });
-        let shared = context.shared.clone();
+        watches.upper("upper-pods", bound, Shared::upper_pod);
+        watches.lower("lower-pods", ours(context), Shared::lower_pod);
         let told = Config::default().fields(events::SELECTOR);
-        watches.add(lower, "lower-events", told, move |change| {
-            shared.lower_event(change);
-        });
+        watches.lower("lower-events", told, Shared::lower_event);
     }
 
-    fn watch_objects(&self, watches: &mut Watches<'_>, upper: Side<'_>, lower: Side<'_>, context: &Context) {
-        let all = Config::default;
-        let shared = context.shared.clone();
-        let config_maps =
-            move |change: Change<Meta<ConfigMaps>>| shared.upper_object(Kind::ConfigMap, change);
-        watches.add(upper, "upper-configmaps", all(), config_maps);
-        let shared = context.shared.clone();
-        let secrets = move |change: Change<Meta<Secrets>>| shared.upper_object(Kind::Secret, change);
-        watches.add(upper, "upper-secrets", all(), secrets);
-        let shared = context.shared.clone();
-        let config_maps = move |change: Change<Meta<ConfigMaps>>| {
-            shared.lower_object(Kind::ConfigMap, change, |_, _, _| {});
-        };
-        watches.add(lower, "lower-configmaps", ours(context), config_maps);
-        let shared = context.shared.clone();
-        watches.add(lower, "lower-secrets", ours(context), move |change| {
-            shared.lower_secret(change);
-        });
-        let shared = context.shared.clone();
-        watches.add(upper, "upper-namespaces", all(), move |change| {
-            shared.upper_namespace(change);
-        });
-        let shared = context.shared.clone();
-        let namespaces = move |change: Change<Meta<Namespaces>>| {
-            shared.lower_object(Kind::Namespace, change, |_, _, _| {});
-        };
-        watches.add(lower, "lower-namespaces", all(), namespaces);
-    }
-
-    /// Below also when they are not mirrored: copies from before are then removed.
-    fn watch_services(&self, watches: &mut Watches<'_>, upper: Side<'_>, lower: Side<'_>, context: &Context) {
-        if context.settings.mirror_services {
-            let shared = context.shared.clone();
-            watches.add(
-                upper,
-                "upper-services",
-                Config::default(),
-                move |change: Change<Meta<Services>>| {
-                    shared.upper_object(Kind::Service, change);
-                },
-            );
-            let shared = context.shared.clone();
-            watches.add(
-                upper,
-                "upper-endpointslices",
-                Config::default(),
-                move |change: Change<Meta<EndpointSlices>>| {
-                    shared.upper_object(Kind::EndpointSlice, change);
-                },
-            );
-        }
-        let shared = context.shared.clone();
-        watches.add(
-            lower,
-            "lower-services",
-            ours(context),
-            move |change: Change<LowerService>| {
-                shared.lower_object(Kind::Service, change, |state, key, service| {
-                    let copy = json!({"metadata": service.metadata, "spec": service.spec});
-                    state.objects.services.set(key, Some(&copy));
-                });
-            },
-        );
-        let shared = context.shared.clone();
-        watches.add(
-            lower,
-            "lower-endpointslices",
-            ours(context),
-            move |change: Change<Meta<EndpointSlices>>| {
-                shared.lower_object(Kind::EndpointSlice, change, |_, _, _| {});
-            },
-        );
-    }
-
-    fn watch_claims(&self, watches: &mut Watches<'_>, upper: Side<'_>, lower: Side<'_>, context: &Context) {
+    fn watch_claims(&self, watches: &mut Watches<'_>, context: &Context) {
         let kind = Kind::PersistentVolumeClaim;
-        let shared = context.shared.clone();
-        watches.add(
-            upper,
-            "upper-claims",
-            Config::default(),
-            move |change: Change<Meta<PersistentVolumeClaims>>| {
-                shared.upper_object(kind, change);
-            },
-        );
-        let shared = context.shared.clone();
-        watches.add(
-            lower,
-            "lower-claims",
-            ours(context),
-            move |change: Change<Meta<PersistentVolumeClaims>>| {
-                shared.lower_object(kind, change, |_, _, _| {});
-            },
-        );
+        let upper = move |shared: &Shared, change: Change<Meta<PersistentVolumeClaims>>| {
+            shared.upper_object(kind, change);
+        };
+        watches.upper("upper-claims", Config::default(), upper);
+        let lower = move |shared: &Shared, change: Change<Meta<PersistentVolumeClaims>>| {
+            shared.lower_object(kind, change, |_, _, _| {});
+        };
+        watches.lower("lower-claims", ours(context), lower);
         let own = Config::default().labels(&format!("{}={}", names::ORIGIN_NODE, self.identity.name));
-        let shared = context.shared.clone();
-        watches.add(upper, "upper-volumes", own, move |change| {
-            shared.upper_volume(change);
-        });
+        watches.upper("upper-volumes", own, Shared::upper_volume);
     }
 
-    fn watch_nodes(
-        &self,
-        watches: &mut Watches<'_>,
-        upper: Side<'_>,
-        lower: Side<'_>,
-        context: &Context,
-        publisher: &Arc<Publisher>,
-        capacity: &Arc<Mutex<Capacity>>,
-    ) {
+    fn watch_nodes(&self, watches: &mut Watches<'_>, context: &Context, publisher: &Arc<Publisher>) {
         let own = Config::default().fields(&format!("metadata.name={}", self.identity.name));
+        let tell = publisher.clone();
+        watches.upper("upper-node", own, move |_, change| tell.own_node(change));
+        let tell = publisher.clone();
+        watches.lower("lower-nodes", Config::default(), move |shared, change| {
+            shared.capacity.lock().node(change);
+            tell.notify();
+        });
         let origin = &context.settings.origin_cluster;
         let others = Config::default().labels(&format!("{}!={origin}", names::ORIGIN_CLUSTER));
         let tell = publisher.clone();
-        watches.add(upper, "upper-node", own, move |change| tell.own_node(change));
-        let (tell, count) = (publisher.clone(), capacity.clone());
-        watches.add(lower, "lower-nodes", Config::default(), move |change| {
-            count.lock().node(change);
-            tell.notify();
-        });
-        let (tell, count) = (publisher.clone(), capacity.clone());
-        watches.add(lower, "lower-other-pods", others, move |change| {
-            if count.lock().other_pod(change) {
+        watches.lower("lower-other-pods", others, move |shared, change| {
+            if shared.capacity.lock().other_pod(change) {
                 tell.notify();
             }
         });
     }
+}
+
+fn watch_objects(watches: &mut Watches<'_>, context: &Context) {
+    let all = Config::default;
+    let config_maps = |shared: &Shared, change: Change<Meta<ConfigMaps>>| {
+        shared.upper_object(Kind::ConfigMap, change);
+    };
+    watches.upper("upper-configmaps", all(), config_maps);
+    let secrets = |shared: &Shared, change: Change<Meta<Secrets>>| {
+        shared.upper_object(Kind::Secret, change);
+    };
+    watches.upper("upper-secrets", all(), secrets);
+    let config_maps = |shared: &Shared, change: Change<Meta<ConfigMaps>>| {
+        shared.lower_object(Kind::ConfigMap, change, |_, _, _| {});
+    };
+    watches.lower("lower-configmaps", ours(context), config_maps);
+    watches.lower("lower-secrets", ours(context), Shared::lower_secret);
+    watches.upper("upper-namespaces", all(), Shared::upper_namespace);
+    let namespaces = |shared: &Shared, change: Change<Meta<Namespaces>>| {
+        shared.lower_object(Kind::Namespace, change, |_, _, _| {});
+    };
+    watches.lower("lower-namespaces", all(), namespaces);
+}
+
+/// Below also when they are not mirrored: copies from before are then removed.
+fn watch_services(watches: &mut Watches<'_>, context: &Context) {
+    if context.settings.mirror_services {
+        let services = |shared: &Shared, change: Change<Meta<Services>>| {
+            shared.upper_object(Kind::Service, change);
+        };
+        watches.upper("upper-services", Config::default(), services);
+        let slices = |shared: &Shared, change: Change<Meta<EndpointSlices>>| {
+            shared.upper_object(Kind::EndpointSlice, change);
+        };
+        watches.upper("upper-endpointslices", Config::default(), slices);
+    }
+    let services = |shared: &Shared, change: Change<LowerService>| {
+        shared.lower_object(Kind::Service, change, |state, key, service| {
+            let copy = json!({"metadata": service.metadata, "spec": service.spec});
+            state.objects.services.set(key, Some(&copy));
+        });
+    };
+    watches.lower("lower-services", ours(context), services);
+    let slices = |shared: &Shared, change: Change<Meta<EndpointSlices>>| {
+        shared.lower_object(Kind::EndpointSlice, change, |_, _, _| {});
+    };
+    watches.lower("lower-endpointslices", ours(context), slices);
 }
 
 /// Selects lower objects of ours.

@@ -2,6 +2,7 @@
 
 use tensile_core::translate::pod::Policy;
 use tensile_runtime::cluster::{self, Cluster};
+use tensile_runtime::lease::process_identity;
 use tensile_runtime::recorder::Recorder;
 
 use crate::args::Args;
@@ -44,7 +45,7 @@ impl Process {
         let node_ip = args.node_ip()?.to_string();
         let upper = Cluster::open_upper(args.common.kubeconfig.as_deref()).await?;
         let upper_id = upper.identity().await?;
-        let identity = identity();
+        let identity = process_identity();
         Ok(Self {
             recorder: Recorder::spawn(
                 upper.client.clone(),
@@ -112,13 +113,4 @@ fn upper_api(args: &Args, upper: &Cluster) -> Option<ApiAddress> {
         );
     }
     address
-}
-
-fn identity() -> String {
-    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "local".to_owned());
-    format!(
-        "{host}_{}_{}",
-        std::process::id(),
-        jiff::Timestamp::now().as_nanosecond()
-    )
 }

@@ -1,12 +1,11 @@
 //! Command line of `tensile-webhook`.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tensile_core::names;
-use tensile_runtime::args::CommonArgs;
+use tensile_runtime::args::{CommonArgs, entries};
 
 use crate::mutate::Rules;
 use crate::tolerations::WhenUnreachable;
@@ -72,13 +71,8 @@ impl Args {
     /// The decisions among the flags.
     #[must_use]
     pub fn rules(&self) -> Rules {
-        let keys = self
-            .ignore_selector_keys
-            .iter()
-            .map(|key| key.trim())
-            .filter(|key| !key.is_empty());
         Rules {
-            ignored_keys: keys.map(str::to_owned).collect::<BTreeSet<_>>(),
+            ignored_keys: entries(&self.ignore_selector_keys),
             when_unreachable: self.when_unreachable,
             system_namespace: self.common.system_namespace.clone(),
         }
@@ -94,6 +88,8 @@ fn lifetime(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use clap::Parser;
 
     use super::*;

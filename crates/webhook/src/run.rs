@@ -14,7 +14,7 @@ use kube::{Api, Client};
 use tensile_core::avoidance;
 use tensile_runtime::admin::{Admin, AdminError};
 use tensile_runtime::cluster::{Cluster, ClusterError};
-use tensile_runtime::lease::{ApiStore, Candidate};
+use tensile_runtime::lease::{ApiStore, Candidate, process_identity};
 use tensile_runtime::object::{Meta, Namespaces};
 use tensile_runtime::serve::{self, Server};
 use tensile_runtime::shutdown::Shutdown;
@@ -200,7 +200,8 @@ impl Webhook {
         self.spawn(watch.run(move |change| seen.configuration_changed(change)));
 
         let store = ApiStore::new(self.client.clone(), &namespace, LEASE);
-        let (leadership, campaign) = Candidate::new(store, LEASE, &identity()).spawn(self.shutdown.clone());
+        let (leadership, campaign) =
+            Candidate::new(store, LEASE, &process_identity()).spawn(self.shutdown.clone());
         self.spawn(async move { keeper.keep(leadership).await });
         campaign
     }
@@ -241,11 +242,4 @@ impl Webhook {
 /// A watch of one object.
 fn one(name: &str) -> watcher::Config {
     watcher::Config::default().fields(&format!("metadata.name={name}"))
-}
-
-/// Differs between processes, also after a restart in the same pod.
-fn identity() -> String {
-    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "local".to_owned());
-    let started = jiff::Timestamp::now().as_nanosecond();
-    format!("{host}_{}_{started}", std::process::id())
 }

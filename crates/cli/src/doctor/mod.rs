@@ -144,11 +144,7 @@ impl Report for Diagnosis {
     }
 
     fn outcome(&self) -> Outcome {
-        if self.count(Level::Error) == 0 {
-            Outcome::Good
-        } else {
-            Outcome::Bad
-        }
+        Outcome::good_if(self.count(Level::Error) == 0)
     }
 }
 

@@ -275,11 +275,7 @@ impl Report for Joined {
     }
 
     fn outcome(&self) -> Outcome {
-        if self.problem.is_none() {
-            Outcome::Good
-        } else {
-            Outcome::Bad
-        }
+        Outcome::good_if(self.problem.is_none())
     }
 }
 
