@@ -1,5 +1,6 @@
-//! How many reviews a CPU-second of the server answers, and how fast, over kept-alive TLS connections on loopback;
-//! beside it, in the same run, the same server with a handler that does nothing.
+//! How many reviews a CPU-second of the server answers, and how fast, over kept-alive TLS connections on loopback: for
+//! replicas of one template and for pods of which each is the first of its template; beside it, in the same run, the
+//! same server with a handler that does nothing.
 //!
 //! `cargo bench -p tensile-webhook`. The server runs as a process of its own, so that its CPU time can be told from
 //! the load generator's. Both share the machine: rates are per CPU-second of the server, never per second.
@@ -10,6 +11,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -25,8 +27,9 @@ use tensile_runtime::shutdown::Shutdown;
 use tensile_runtime::tls::{Alpn, ServingCert, Tls, self_signed};
 use tensile_webhook::http::Service;
 use tensile_webhook::known::Known;
+use tensile_webhook::memo::Memo;
 use tensile_webhook::metrics::Metrics;
-use tensile_webhook::mutate::{Rules, mutate};
+use tensile_webhook::mutate::Rules;
 use tensile_webhook::review::Review;
 use tensile_webhook::tolerations::WhenUnreachable;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -47,6 +50,28 @@ const MEASURED: Duration = Duration::from_secs(5);
 /// Clock ticks of /proc in a second; the same on every Linux architecture that Rust supports.
 const TICKS: f64 = 100.0;
 
+/// The template's hash in a review, written over where pods are strangers.
+const HASH: &str = "5d9c7b8f6d";
+/// Counts the strangers.
+static MADE: AtomicU64 = AtomicU64::new(0);
+
+/// How the pods of a run are related.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pods {
+    /// All of one template.
+    Replicas,
+    /// Each of a template of its own.
+    Strangers,
+}
+
+/// A review, or the request with it, as bytes.
+#[derive(Clone)]
+struct Message {
+    bytes: Vec<u8>,
+    /// Where the hash of the pod's template begins, if every pod has its own.
+    hash: Option<usize>,
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if let Ok(what) = std::env::var(SERVE) {
@@ -54,13 +79,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let body = mk_body();
     println!("review of {} bytes", body.len());
-    println!("decode + mutate + encode: {:.1} µs", in_process(&body));
-    let nothing = runtime.block_on(measure("nothing", &body))?;
-    let webhook = runtime.block_on(measure("webhook", &body))?;
-    println!(
-        "webhook / nothing: {:.2} reviews per CPU-second",
-        webhook / nothing
-    );
+    for pods in [Pods::Replicas, Pods::Strangers] {
+        let body = Message::new(body.clone(), pods);
+        println!("decode + mutate + encode, {pods:?}: {:.1} µs", in_process(&body));
+    }
+    let nothing = runtime.block_on(measure("nothing", Pods::Replicas, &body))?;
+    for pods in [Pods::Replicas, Pods::Strangers] {
+        let webhook = runtime.block_on(measure("webhook", pods, &body))?;
+        println!(
+            "webhook / nothing, {pods:?}: {:.2} reviews per CPU-second",
+            webhook / nothing
+        );
+    }
     Ok(())
 }
 
@@ -92,7 +122,7 @@ fn mk_body() -> Vec<u8> {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
             "generateName": "web-5d9c7b8f6d-", "creationTimestamp": null,
-            "labels": {"app": "web", "pod-template-hash": "5d9c7b8f6d", names::VIRTUAL_POD: "true", "team": "shop"},
+            "labels": {"app": "web", "pod-template-hash": HASH, names::VIRTUAL_POD: "true", "team": "shop"},
             "annotations": {"checksum/config": "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"},
             "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5d9c7b8f6d", "blockOwnerDeletion": true,
                 "uid": "0a1b2c3d-0000-4000-8000-000000000002", "controller": true}],
@@ -130,19 +160,42 @@ fn mk_body() -> Vec<u8> {
 }
 
 /// Microseconds for one review, without any I/O: the best of several rounds.
-fn in_process(body: &[u8]) -> f64 {
+fn in_process(body: &Message) -> f64 {
     const ROUND: u32 = 2_000;
-    let (rules, known) = (mk_rules(), Known::default());
-    let round = || {
+    let (memo, known) = (Memo::new(mk_rules()), Known::default());
+    let mut body = body.clone();
+    let mut round = || {
         let start = Instant::now();
         for _ in 0..ROUND {
-            let review = Review::parse(black_box(body)).expect("a review");
-            let (_, answer) = mutate(review.request().expect("a request"), &rules, &known);
-            black_box(review.answer(&answer).expect("an answer"));
+            let review = Review::parse(black_box(body.next())).expect("a review");
+            let request = review.request().expect("a request");
+            let decided = memo.decide(request, &known).expect("a decision");
+            black_box(decided.respond(&review).expect("an answer"));
         }
         start.elapsed().as_secs_f64() * 1e6 / f64::from(ROUND)
     };
     (0..10).map(|_| round()).fold(f64::INFINITY, f64::min)
+}
+
+// === impl Message ===
+
+impl Message {
+    fn new(bytes: Vec<u8>, pods: Pods) -> Self {
+        let hash = bytes
+            .windows(HASH.len())
+            .position(|text| text == HASH.as_bytes())
+            .filter(|_| pods == Pods::Strangers);
+        Self { bytes, hash }
+    }
+
+    /// The message about the next pod.
+    fn next(&mut self) -> &[u8] {
+        if let Some(at) = self.hash {
+            let number = MADE.fetch_add(1, Ordering::Relaxed);
+            self.bytes[at..at + HASH.len()].copy_from_slice(format!("{number:010}").as_bytes());
+        }
+        &self.bytes
+    }
 }
 
 // === The server process ===
@@ -153,10 +206,9 @@ async fn serve(webhook: bool) -> Result<(), Box<dyn std::error::Error>> {
     serving.set_pem(pair.cert.as_bytes(), pair.key.as_bytes())?;
     let registry = prometheus::Registry::new();
     let router = if webhook {
-        let (rules, known) = (Arc::new(mk_rules()), Arc::new(Known::default()));
         Service {
-            rules,
-            known,
+            memo: Arc::new(Memo::new(mk_rules())),
+            known: Arc::default(),
             metrics: Metrics::new(&registry)?,
             upper: None,
         }
@@ -242,13 +294,13 @@ impl Drop for Process {
 // === The load ===
 
 /// Prints figures of one server; gives back its requests per CPU-second under full load.
-async fn measure(what: &str, body: &[u8]) -> Result<f64, Box<dyn std::error::Error>> {
+async fn measure(what: &str, pods: Pods, body: &[u8]) -> Result<f64, Box<dyn std::error::Error>> {
     let process = Arc::new(Process::start(what)?);
     let head = format!(
         "POST /mutate HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
-    let request: Arc<[u8]> = [head.as_bytes(), body].concat().into();
+    let request = Message::new([head.as_bytes(), body].concat(), pods);
     load(&process, &request, WARM_UP, None).await?;
     let (before, start) = (process.cpu()?, Instant::now());
     let full = load(&process, &request, MEASURED, None).await?;
@@ -257,7 +309,7 @@ async fn measure(what: &str, body: &[u8]) -> Result<f64, Box<dyn std::error::Err
     let per_connection = Duration::from_secs_f64(2.0 * seconds * CONNECTIONS as f64 / count);
     let half = load(&process, &request, MEASURED, Some(per_connection)).await?;
     println!(
-        "{what}: {:.0} per CPU-second of the server ({:.1} µs each; {:.0}/s); at half load p50 {:.2} ms, p99 {:.2} ms",
+        "{what}, {pods:?}: {:.0} per CPU-second of the server ({:.1} µs each; {:.0}/s); at half load p50 {:.2} ms, p99 {:.2} ms",
         count / cpu,
         cpu / count * 1e6,
         count / seconds,
@@ -271,14 +323,14 @@ async fn measure(what: &str, body: &[u8]) -> Result<f64, Box<dyn std::error::Err
 /// seconds. With a pace, a request that was due while another was under way counts its waiting, too.
 async fn load(
     process: &Arc<Process>,
-    request: &Arc<[u8]>,
+    request: &Message,
     time: Duration,
     pace: Option<Duration>,
 ) -> Result<Vec<f64>, Box<dyn std::error::Error>> {
     let mut tasks = tokio::task::JoinSet::new();
     for index in 0..CONNECTIONS {
         let mut stream = process.connect().await?;
-        let request = Arc::clone(request);
+        let mut request = request.clone();
         tasks.spawn(async move {
             let mut buffer = vec![0; 64 << 10];
             let mut latencies = Vec::new();
@@ -296,7 +348,7 @@ async fn load(
                         tokio::time::sleep_until(due).await;
                     }
                 }
-                exchange(&mut stream, &request, &mut buffer).await?;
+                exchange(&mut stream, request.next(), &mut buffer).await?;
                 latencies.push(due.elapsed().as_secs_f64());
             }
             Ok::<_, std::io::Error>(latencies)

@@ -14,8 +14,9 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use crate::known::Known;
+use crate::memo::Memo;
 use crate::metrics::Metrics;
-use crate::mutate::{Outcome, Rules, mutate};
+use crate::mutate::Outcome;
 use crate::review::{Review, ReviewError};
 
 /// Largest body. The API server stores objects up to 1.5 MiB (etcd `--max-request-bytes`); a review holds one or
@@ -31,8 +32,8 @@ pub const TIMEOUT: Duration = Duration::from_secs(8);
 /// What the routes share.
 #[derive(Clone)]
 pub struct Service {
-    /// The operator's decisions.
-    pub rules: Arc<Rules>,
+    /// Decides by the operator's rules.
+    pub memo: Arc<Memo>,
     /// Namespaces and avoidance.
     pub known: Arc<Known>,
     /// Where reviews are counted.
@@ -46,7 +47,7 @@ pub struct Service {
 impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Service")
-            .field("rules", &self.rules)
+            .field("memo", &self.memo)
             .finish_non_exhaustive()
     }
 }
@@ -74,7 +75,8 @@ impl Service {
                 .look_up(upper, request.namespace.as_deref().unwrap_or_default())
                 .await;
         }
-        let (outcome, answer) = mutate(request, &self.rules, &*self.known);
+        let decided = self.memo.decide(request, &*self.known)?;
+        let (outcome, answer) = (decided.outcome, &decided.answer);
         if let Some(why) = answer.denial.as_ref().or(answer.warnings.first()) {
             tracing::info!(
                 namespace = request.namespace.as_deref(),
@@ -83,7 +85,7 @@ impl Service {
                 "pod"
             );
         }
-        Ok((outcome, review.answer(&answer)?))
+        Ok((outcome, decided.respond(&review)?))
     }
 }
 

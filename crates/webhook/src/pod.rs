@@ -135,7 +135,7 @@ impl Pod {
     /// The owner that replaces the pod when it is gone.
     #[must_use]
     pub fn controller(&self) -> Option<&Owner> {
-        self.owners.iter().find(|owner| owner.controller == Some(true))
+        self.owners.iter().find(|owner| owner.controls())
     }
 
     /// Whether a DaemonSet made it: such a pod belongs to one node.
@@ -145,6 +145,13 @@ impl Pod {
             .iter()
             .any(|owner| owner.kind == "DaemonSet" && owner.api_version.starts_with("apps/"))
     }
+}
+
+/// UID of the controller among `metadata.ownerReferences`, where they can be read.
+pub(crate) fn controller(owners: Option<&RawValue>) -> Option<String> {
+    let owners: Vec<Owner> = serde_json::from_str(owners?.get()).ok()?;
+    let controller = owners.into_iter().find(Owner::controls)?;
+    Some(controller.uid)
 }
 
 /// Reads a part that may be missing.
@@ -170,7 +177,34 @@ fn there<'a, T>(field: &'static str, part: Option<&'a Loose<T>>) -> Result<&'a T
     }
 }
 
+// === impl Owner ===
+
+impl Owner {
+    fn controls(&self) -> bool {
+        self.controller == Some(true)
+    }
+}
+
 // === impl Loose ===
+
+impl<'a> Loose<Object<'a>> {
+    /// The parts that a [`Pod`] is read from, as they arrived, `metadata.ownerReferences` first; `None` if the object
+    /// is no pod.
+    pub(crate) fn parts(&self) -> Option<[Option<&'a RawValue>; 7]> {
+        let object = there("object", Some(self)).ok()?;
+        let metadata = there("metadata", object.metadata.as_ref()).ok()?;
+        let spec = there("spec", object.spec.as_ref()).ok()?;
+        Some([
+            metadata.owner_references,
+            metadata.labels,
+            metadata.annotations,
+            spec.node_selector,
+            spec.affinity,
+            spec.tolerations,
+            spec.topology_spread_constraints,
+        ])
+    }
+}
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Loose<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

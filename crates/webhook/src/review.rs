@@ -112,7 +112,7 @@ struct Response<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     patch_type: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    patch: Option<String>,
+    patch: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<&'a str>,
 }
@@ -152,10 +152,14 @@ impl<'a> Review<'a> {
     /// # Errors
     /// Never in practice: all of it is plain data.
     pub fn answer(&self, answer: &Answer) -> Result<Vec<u8>, ReviewError> {
-        let patch = match answer.patch.as_slice() {
-            [] => None,
-            patch => Some(STANDARD.encode(serde_json::to_vec(patch)?)),
-        };
+        self.respond(answer, answer.encoded_patch()?.as_deref())
+    }
+
+    /// The response body with the answer's patch as [`Answer::encoded_patch`] gave it.
+    ///
+    /// # Errors
+    /// As [`Self::answer`].
+    pub(crate) fn respond(&self, answer: &Answer, patch: Option<&str>) -> Result<Vec<u8>, ReviewError> {
         let response = Response {
             uid: &self.request()?.uid,
             allowed: answer.denial.is_none(),
@@ -172,6 +176,21 @@ impl<'a> Review<'a> {
             kind: KIND,
             response,
         })?)
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// The patch as a response carries it: JSON in base64; `None` if nothing changes.
+    ///
+    /// # Errors
+    /// Never in practice: all of it is plain data.
+    pub(crate) fn encoded_patch(&self) -> Result<Option<String>, ReviewError> {
+        match self.patch.as_slice() {
+            [] => Ok(None),
+            patch => Ok(Some(STANDARD.encode(serde_json::to_vec(patch)?))),
+        }
     }
 }
 

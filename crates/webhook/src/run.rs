@@ -28,6 +28,7 @@ use crate::certs::bundle::SECRET;
 use crate::certs::keeper::{Keeper, Settings};
 use crate::http::Service;
 use crate::known::Known;
+use crate::memo::Memo;
 use crate::metrics::{CertificateEnd, Metrics};
 
 /// Lease of the replica that keeps the self-signed certificates.
@@ -214,7 +215,7 @@ impl Webhook {
     ) -> Result<impl Future<Output = ()> + use<>, RunError> {
         let registry = &self.admin.registry;
         let service = Service {
-            rules: Arc::new(self.args.rules()),
+            memo: Arc::new(Memo::new(self.args.rules())),
             known,
             metrics: Metrics::new(registry)?,
             upper: Some(self.client.clone()),

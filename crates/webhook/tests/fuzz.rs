@@ -15,6 +15,7 @@ use support::random::Random;
 use support::{Known, mk_pod, mk_review, mk_rules};
 use tensile_core::names;
 use tensile_core::stash::{Constraints, Stash, lower_constraints, split};
+use tensile_webhook::memo::Memo;
 use tensile_webhook::mutate::{Namespace, Outcome, mutate};
 use tensile_webhook::review::Review;
 
@@ -152,7 +153,8 @@ fn no_review_makes_it_panic_and_each_patch_applies_once() {
         avoided: vec!["v".to_owned()],
     };
     let proper = proper_keys(&corpus);
-    fuzz(&corpus, |body| admit(body, &known, &proper));
+    let memo = Memo::new(mk_rules());
+    fuzz(&corpus, |body| admit(body, &known, &memo, &proper));
 }
 
 /// The keys of the corpus, each by its lower case.
@@ -190,7 +192,7 @@ fn has_odd_case(value: &Value, proper: &HashMap<String, String>) -> bool {
 }
 
 /// Returns whether the body was a review that led to a patch.
-fn admit(body: &[u8], known: &Known, proper: &HashMap<String, String>) -> bool {
+fn admit(body: &[u8], known: &Known, memo: &Memo, proper: &HashMap<String, String>) -> bool {
     let rules = mk_rules();
     let Ok(review) = Review::parse(body) else {
         return false;
@@ -199,6 +201,8 @@ fn admit(body: &[u8], known: &Known, proper: &HashMap<String, String>) -> bool {
         return false;
     };
     let (outcome, answer) = mutate(request, &rules, known);
+    let remembered = memo.decide(request, known).unwrap();
+    assert_eq!((remembered.outcome, &remembered.answer), (outcome, &answer));
     serde_json::from_slice::<Value>(&review.answer(&answer).unwrap()).unwrap();
     if outcome != Outcome::Patched {
         return false;

@@ -12,13 +12,14 @@ use serde_json::{Value, json};
 use support::{mk_pod, mk_review, mk_rules};
 use tensile_webhook::http::{BODY_LIMIT, CONCURRENCY, Service, TIMEOUT};
 use tensile_webhook::known::Known;
+use tensile_webhook::memo::Memo;
 use tensile_webhook::metrics::Metrics;
 use tower::ServiceExt;
 
 fn mk_service() -> (Service, prometheus::Registry) {
     let registry = prometheus::Registry::new();
     let service = Service {
-        rules: Arc::new(mk_rules()),
+        memo: Arc::new(Memo::new(mk_rules())),
         known: Arc::new(Known::default()),
         metrics: Metrics::new(&registry).unwrap(),
         upper: None,
