@@ -29,6 +29,9 @@ pub struct Args {
     /// What happens to pods of an unreachable lower cluster, where neither pod nor namespace says.
     #[arg(long, env = "WHEN_UNREACHABLE", value_enum, default_value = "evict")]
     pub when_unreachable: WhenUnreachable,
+    /// Scheduler of the pods that take part and name none, such as the bundled one; without it theirs stays.
+    #[arg(long, env = "SCHEDULER_NAME")]
+    pub scheduler_name: Option<String>,
 }
 
 /// Either files, followed as they change, or certificates of our own.
@@ -75,6 +78,7 @@ impl Args {
             ignored_keys: entries(&self.ignore_selector_keys),
             when_unreachable: self.when_unreachable,
             system_namespace: self.common.system_namespace.clone(),
+            scheduler_name: self.scheduler_name.clone(),
         }
     }
 }

@@ -13,6 +13,9 @@ use crate::pod::{Pod, changes};
 use crate::review::{Answer, Request};
 use crate::tolerations::{self, WhenUnreachable};
 
+/// What the API server makes of a pod that names no scheduler.
+const DEFAULT_SCHEDULER: &str = "default-scheduler";
+
 /// What the operator decided, the same for every pod.
 #[derive(Clone, Debug)]
 pub struct Rules {
@@ -22,6 +25,8 @@ pub struct Rules {
     pub when_unreachable: WhenUnreachable,
     /// Namespace of Tensile's own objects; its pods are left alone.
     pub system_namespace: String,
+    /// Who places the pods that name no scheduler.
+    pub scheduler_name: Option<String>,
 }
 
 /// What is known of the pod's namespace.
@@ -244,7 +249,21 @@ fn changed(pod: &Pod, rules: &Rules, policy: WhenUnreachable, avoided: &[String]
     for (member, before, after) in changes(&pod.constraints, &upper) {
         patch.change(PointerBuf::from_tokens(["spec", member]), before, after);
     }
+    set_scheduler(&mut patch, pod, rules);
     Ok(patch)
+}
+
+/// The API server has filled in the default by now: a pod that names it, and one that names none, are alike.
+fn set_scheduler(patch: &mut Patch, pod: &Pod, rules: &Rules) {
+    let before = pod.scheduler_name.as_deref();
+    let is_default = matches!(before, None | Some("" | DEFAULT_SCHEDULER));
+    if let Some(name) = rules.scheduler_name.as_deref().filter(|_| is_default) {
+        patch.change(
+            PointerBuf::from_tokens(["spec", "schedulerName"]),
+            before.map(Value::from).as_ref(),
+            Some(&name.into()),
+        );
+    }
 }
 
 /// Sets or removes entries of `metadata.labels` or `.annotations`; the map is made if the pod has none.

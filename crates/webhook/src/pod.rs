@@ -23,6 +23,8 @@ pub struct Pod {
     pub owners: Vec<Owner>,
     /// The scheduling members of `spec`.
     pub constraints: Constraints,
+    /// `spec.schedulerName`.
+    pub scheduler_name: Option<String>,
 }
 
 /// An owner of the pod.
@@ -87,6 +89,8 @@ struct Spec<'a> {
     tolerations: Option<&'a RawValue>,
     #[serde(borrow, default)]
     topology_spread_constraints: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    scheduler_name: Option<&'a RawValue>,
 }
 
 // === impl Pod ===
@@ -113,6 +117,7 @@ impl Pod {
                     spec.topology_spread_constraints,
                 )?,
             },
+            scheduler_name: part("spec.schedulerName", spec.scheduler_name)?,
         })
     }
 

@@ -347,3 +347,34 @@ fn hosts_are_kept_apart_below_only() {
         json!({"affinity": affinity, "topologySpreadConstraints": spread})
     );
 }
+
+#[test]
+fn pods_that_name_no_scheduler_get_the_operators() {
+    let mut rules = mk_rules();
+    for (operators, own, expected) in [
+        (None, json!("default-scheduler"), json!("default-scheduler")),
+        (Some("tensile-scheduler"), json!(null), json!("tensile-scheduler")),
+        (
+            Some("tensile-scheduler"),
+            json!("default-scheduler"),
+            json!("tensile-scheduler"),
+        ),
+        (
+            Some("tensile-scheduler"),
+            json!("tensile-scheduler"),
+            json!("tensile-scheduler"),
+        ),
+        (Some("tensile-scheduler"), json!("batch"), json!("batch")),
+    ] {
+        rules.scheduler_name = operators.map(str::to_owned);
+        let mut spec = json!({"containers": []});
+        if !own.is_null() {
+            spec["schedulerName"] = own.clone();
+        }
+        let admitted = admit(&mk_pod(&spec), &rules, &Known::default());
+        assert_eq!(
+            admitted.pod["spec"]["schedulerName"], expected,
+            "{operators:?}, {own}"
+        );
+    }
+}

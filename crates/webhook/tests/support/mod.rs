@@ -47,6 +47,7 @@ pub(crate) fn mk_rules() -> Rules {
         ignored_keys: BTreeSet::from([names::CLUSTER_ID.to_owned()]),
         when_unreachable: WhenUnreachable::Evict,
         system_namespace: names::SYSTEM_NAMESPACE.to_owned(),
+        scheduler_name: None,
     }
 }
 
