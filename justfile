@@ -66,7 +66,15 @@ bench *args:
 
 # What the placement model costs at scale: `just bench-placement [clusters nodes pods]`.
 bench-placement *args:
-    cargo bench --package tensile-placement --bench scale -- {{ args }}
+    cargo bench --package tensile-placement --features testing --bench scale -- {{ args }}
+
+# kube-scheduler with the extender beside the same without: pods a second, and pods parked below.
+bench-extender *args:
+    cargo bench --package e2e --bench extender -- {{ args }}
+
+# How soon the extender answers filter and prioritize: `just bench-latency [clusters nodes pods]`.
+bench-latency *args:
+    cargo bench --package tensile-scheduler-extender --bench latency -- {{ args }}
 
 # Reviews that the webhook answers per CPU-second.
 bench-webhook *args:

@@ -82,14 +82,20 @@ impl Authority {
 // === impl Pki ===
 
 impl Pki {
-    /// Makes everything that an API server at `address` needs, in `folder`.
-    pub(crate) fn create(folder: &Path, address: IpAddr) -> Result<Self> {
+    /// Makes an authority alone, in `folder`.
+    pub(crate) fn bare(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let pki = Self {
             folder: folder.to_owned(),
             authority: Authority::new("tensile-e2e")?,
         };
         pki.write("ca", &pki.authority.identity())?;
+        Ok(pki)
+    }
+
+    /// Makes everything that an API server at `address` needs, in `folder`.
+    pub(crate) fn create(folder: &Path, address: IpAddr) -> Result<Self> {
+        let pki = Self::bare(folder)?;
         pki.write("apiserver", &pki.serving(&api_server_hosts(address))?)?;
         pki.write(
             "kubelet-client",

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::{Debug, Formatter},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -12,7 +12,9 @@ use kube::{
     Api, Client,
     api::{DeleteParams, PostParams},
 };
-use tokio::{runtime::Runtime, sync::OnceCell};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use tokio::{net::TcpStream, runtime::Runtime, sync::OnceCell};
+use tokio_rustls::client::TlsStream;
 
 use crate::run;
 
@@ -236,13 +238,64 @@ pub fn is_ready(pod: &Pod) -> bool {
 /// # Errors
 /// When it does not answer as HTTP.
 pub async fn http_get(address: std::net::SocketAddr, path: &str) -> Result<(u16, String)> {
+    http_send(address, "GET", path, "", "").await
+}
+
+/// Sends a request to a plain HTTP server, with further header lines that each end in CRLF: status and body.
+///
+/// # Errors
+/// When it does not answer as HTTP.
+pub async fn http_send(
+    address: std::net::SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> Result<(u16, String)> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
+    let mut stream = TcpStream::connect(address).await?;
+    let length = body.len();
+    let head =
+        format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: {length}\r\n{headers}\r\n");
+    stream.write_all(format!("{head}{body}").as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
     let status = head.split(' ').nth(1).context("no status line")?.parse()?;
     Ok((status, body.to_owned()))
+}
+
+/// A TLS connection to a server, made by somebody who trusts `ca` (PEM) and looks for `host`.
+///
+/// # Errors
+/// When the handshake fails.
+pub async fn tls_connect(
+    address: std::net::SocketAddr,
+    ca: &str,
+    host: &str,
+) -> Result<TlsStream<TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    for ca in CertificateDer::pem_slice_iter(ca.as_bytes()) {
+        roots.add(ca?)?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(address).await?;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    Ok(connector
+        .connect(ServerName::try_from(host.to_owned())?, stream)
+        .await?)
+}
+
+/// The certificate, DER, that a server shows now; as [`tls_connect`].
+///
+/// # Errors
+/// When the handshake fails.
+pub async fn served_certificate(address: std::net::SocketAddr, ca: &str, host: &str) -> Result<Vec<u8>> {
+    let stream = tls_connect(address, ca, host).await?;
+    let certificates = stream.get_ref().1.peer_certificates().context("no certificate")?;
+    Ok(certificates[0].to_vec())
 }

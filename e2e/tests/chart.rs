@@ -38,7 +38,7 @@ const SWITCHES: [&str; 7] = [
      virtualNode.clusters[1].extraArgs[0]=--pod-workers=8",
     "descheduler.enabled=true,descheduler.dryRun=true,descheduler.policy.apiVersion=descheduler/v1alpha2",
     "scheduler.enabled=true",
-    "webhook.tls.secretName=cert,webhook.tls.caBundle=ca,virtualNode.tlsSecretName=cert,webhook.replicas=1,\
+    "webhook.tls.secretName=cert,webhook.tls.caBundle=ca,virtualNode.tlsSecretName=cert,scheduler.tlsSecretName=cert,webhook.replicas=1,\
      webhook.annotations.cert-manager\\.io/inject-ca-from=tensile-system/cert,webhook.excludedNamespaces={infra},\
      priorityClassName=,nodeSelector.disk=ssd,tolerations[0].operator=Exists,podLabels.a=b,podAnnotations.c=d,\
      imagePullSecrets[0].name=pull,fullnameOverride=other,image.tag=v1,ignoreSelectorKeys={a,b},\

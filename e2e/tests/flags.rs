@@ -89,6 +89,14 @@ fn the_page_of_the_descheduler_lists_its_flags() {
 }
 
 #[test]
+fn the_page_of_the_scheduler_extender_lists_its_flags() {
+    assert_page_shows(
+        "scheduler-extender.md",
+        &tensile_scheduler_extender::Args::command(),
+    );
+}
+
+#[test]
 fn a_table_tells_variables_defaults_and_what_is_required() {
     let command = Command::new("x")
         .arg(Arg::new("a").long("a").env("A").required(true).help("one|two"))

@@ -384,27 +384,6 @@ async fn published(client: &Client) -> Result<Vec<u8>> {
     Ok(first.0.clone())
 }
 
-/// A handshake that trusts what is published; gives back the served certificate.
-async fn handshake(address: SocketAddr, bundle: &[u8]) -> Result<Vec<u8>> {
-    use rustls_pki_types::pem::PemObject;
-    let mut roots = rustls::RootCertStore::empty();
-    for ca in rustls_pki_types::CertificateDer::pem_slice_iter(bundle) {
-        roots.add(ca?)?;
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let stream = tokio::net::TcpStream::connect(address).await?;
-    let name = rustls_pki_types::ServerName::from(address.ip());
-    let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await?;
-    let certificates = stream.get_ref().1.peer_certificates().context("no certificate")?;
-    Ok(certificates[0].to_vec())
-}
-
 /// Asks the API server for pods, without storing them, until `stop`; counts answers and keeps the first failure.
 async fn load(pods: Api<Pod>, pod: Pod, stop: Arc<AtomicBool>, answers: Arc<AtomicUsize>) -> Result<()> {
     let dry = PostParams {
@@ -496,9 +475,13 @@ async fn watch_renewals(client: &Client, replicas: &[SocketAddr]) -> Result<(usi
         let bundle = published(client).await?;
         for replica in replicas {
             certificates.insert(
-                handshake(*replica, &bundle)
-                    .await
-                    .with_context(|| format!("handshake with {replica}"))?,
+                support::served_certificate(
+                    *replica,
+                    std::str::from_utf8(&bundle)?,
+                    &replica.ip().to_string(),
+                )
+                .await
+                .with_context(|| format!("handshake with {replica}"))?,
             );
         }
         bundles.insert(bundle);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tensile_core::names;
 use tensile_runtime::args::{CommonArgs, entries};
-use tensile_runtime::clusters::ClusterArgs;
 use tensile_world::Settings;
+use tensile_world::source::SourceArgs;
 
 /// Moves pods that their lower cluster cannot run to where they fit.
 #[derive(Clone, Debug, clap::Parser)]
@@ -25,17 +25,9 @@ pub struct Args {
     /// Plan and report, and touch nothing.
     #[arg(long, env = "DRY_RUN")]
     pub dry_run: bool,
-    /// Folder of kubeconfigs of the lower clusters, one file `<id>.kubeconfig` each; followed as it changes.
-    #[arg(
-        long,
-        env = "CLUSTERS_DIR",
-        required_unless_present = "clusters_from_secrets",
-        conflicts_with = "clusters_from_secrets"
-    )]
-    pub clusters_dir: Option<PathBuf>,
-    /// The other source of lower clusters.
+    /// Where the lower clusters are told.
     #[command(flatten)]
-    pub clusters: ClusterArgs,
+    pub clusters: SourceArgs,
     /// Label keys that only virtual nodes have, separated by commas; as the webhook's flag.
     #[arg(long, env = "IGNORE_SELECTOR_KEYS", value_delimiter = ',', default_value = names::CLUSTER_ID)]
     pub ignore_selector_keys: Vec<String>,
@@ -74,18 +66,6 @@ fn wrong(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn clusters_come_from_one_source() {
-        let parse = |flags: &[&str]| {
-            let all = std::iter::once("tensile-descheduler").chain(flags.iter().copied());
-            <Args as clap::Parser>::try_parse_from(all)
-        };
-        assert!(parse(&["--clusters-dir=d"]).is_ok());
-        assert!(parse(&["--clusters-from-secrets"]).is_ok());
-        assert!(parse(&[]).is_err());
-        assert!(parse(&["--clusters-dir=d", "--clusters-from-secrets"]).is_err());
-    }
 
     #[test]
     fn durations_are_seconds_or_have_one_unit() {

@@ -1,20 +1,18 @@
 //! Sets the descheduler up and runs it until shutdown.
 
-use std::pin::Pin;
 use std::time::Duration;
 
 use kube::Client;
 use tensile_runtime::admin::{Admin, AdminError, Readiness};
 use tensile_runtime::cluster::{Cluster, ClusterError, Source};
-use tensile_runtime::clusters::Clusters;
 use tensile_runtime::lease::{ApiStore, Candidate, Leadership, process_identity};
 use tensile_runtime::recorder::Recorder;
 use tensile_runtime::shutdown::Shutdown;
 use tensile_runtime::telemetry::TelemetryError;
 use tensile_runtime::watch;
-use tensile_world::directory::{Directory, DirectoryError};
+use tensile_world::directory::DirectoryError;
 use tensile_world::lower::{Companion, Credentials, Feed as ModelFeed};
-use tensile_world::secrets::Secrets;
+use tensile_world::source::Sources;
 use tensile_world::upper::Feed;
 use tokio::sync::watch::Receiver;
 use tokio::task::JoinHandle;
@@ -89,16 +87,15 @@ pub async fn run(args: Args, shutdown: Shutdown) -> Result<(), RunError> {
     let watches = watch::Metrics::new(&admin.registry)?;
     let known = Known::new(args.settings());
     let last = Last::default();
-    let companion = known.companion(&identity.uid, watches.clone());
-    let clusters = clusters(
-        &args,
-        &upper.client,
-        &known,
-        companion,
-        &admin,
-        &watches,
-        &shutdown,
-    )?;
+    let clusters = Sources {
+        upper: &upper.client,
+        namespace: &args.common.system_namespace,
+        shared: &known.world,
+        companion: known.companion(&identity.uid, watches.clone()),
+        readiness: &admin.readiness,
+        metrics: &watches,
+    };
+    let clusters = clusters.follow(&args.clusters, &shutdown)?;
     admin
         .serve(args.common.admin_listen, last.clone().router(), shutdown.clone())
         .await?;
@@ -151,35 +148,6 @@ fn campaign(upper: &Client, args: &Args, shutdown: &Shutdown) -> Campaign {
         recorder: Recorder::spawn(upper.clone(), CONTROLLER, &process_identity()),
         task,
     }
-}
-
-/// Follows the lower clusters, wherever they are told.
-fn clusters(
-    args: &Args,
-    upper: &Client,
-    known: &Known,
-    companion: Companion,
-    admin: &Admin,
-    metrics: &watch::Metrics,
-    shutdown: &Shutdown,
-) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, RunError> {
-    let Some(folder) = &args.clusters_dir else {
-        let secrets = Secrets::new(known.world.clone(), metrics.clone()).with(companion);
-        let told = Clusters {
-            client: upper.clone(),
-            namespace: args.common.system_namespace.clone(),
-            ready: admin.readiness.condition("cluster-secrets"),
-            metrics: metrics.clone(),
-            // The virtual nodes tell users what is wrong with a Secret.
-            reporter: None,
-        };
-        return Ok(Box::pin(secrets.follow(told)));
-    };
-    let directory = Directory::new(folder.clone(), known.world.clone(), metrics.clone());
-    let mut directory = directory.with(companion);
-    directory.refresh()?;
-    let shutdown = shutdown.clone();
-    Ok(Box::pin(async move { directory.follow(&shutdown).await }))
 }
 
 /// The upper cluster is modelled by the same watches as lower ones.

@@ -23,6 +23,8 @@ mod labels;
 mod node;
 mod pod;
 mod reason;
+#[cfg(feature = "testing")]
+pub mod scale;
 mod score;
 mod split;
 pub mod storage;

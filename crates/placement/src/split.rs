@@ -29,43 +29,55 @@ impl Shares {
             .iter()
             .filter(|(value, share)| limit(share).is_none_or(|limit| count(value) < limit))
             .collect();
+        let told = |next: Vec<Box<str>>, why: &str| Self {
+            why: tell(split, placed, open, &next, why),
+            next,
+        };
         let with_room = unmet.iter().filter(|(value, _)| open.contains(value));
         let ranked: Vec<(Rank, &str)> = with_room
             .map(|(value, share)| (Rank::of(split.strategy, share, count(value)), &***value))
             .collect();
         if let Some(first) = first_of(split.strategy, &ranked) {
-            return Self::told(split, placed, first, "the next share");
+            return told(first, "the next share");
         }
         let (listed, unlisted): (Vec<_>, Vec<_>) = open
             .iter()
             .cloned()
             .partition(|value| split.shares.contains_key(value));
         match (split.strict, unmet.is_empty()) {
-            (true, _) => Self::told(split, placed, Vec::new(), "strict, and no unmet share has room"),
-            (false, true) => Self::told(split, placed, open.to_vec(), "all shares are met"),
-            (false, false) if listed.is_empty() => Self::told(split, placed, unlisted, "no share has room"),
-            (false, false) => Self::told(split, placed, listed, "no unmet share has room"),
+            (true, _) => told(Vec::new(), "strict, and no unmet share has room"),
+            (false, true) => told(open.to_vec(), "all shares are met"),
+            (false, false) if listed.is_empty() => told(unlisted, "no share has room"),
+            (false, false) => told(listed, "no unmet share has room"),
         }
     }
+}
 
-    fn told(split: &Split, placed: &BTreeMap<Box<str>, u32>, next: Vec<Box<str>>, why: &str) -> Self {
-        let told = |value: &str, share: &Share| {
-            let there = placed.get(value).copied().unwrap_or_default();
-            let limit = limit(share).map_or_else(|| "any".to_owned(), |limit| limit.to_string());
-            format!("{value} {there}/{limit}")
-        };
-        let shares = split.shares.iter().map(|(value, share)| told(value, share));
-        let shares: Vec<String> = shares.collect();
-        let goes = if next.is_empty() {
-            "nowhere".to_owned()
-        } else {
-            next.join(" or ")
-        };
-        Self {
-            why: format!("split: goes to {goes}, {why}: {}", shares.join(", ")),
-            next,
-        }
-    }
+/// What people read: `split: goes to b, the next share: a 1/4 unavailable, b 0/2`.
+fn tell(
+    split: &Split,
+    placed: &BTreeMap<Box<str>, u32>,
+    open: &[Box<str>],
+    next: &[Box<str>],
+    why: &str,
+) -> String {
+    let share = |(value, share): (&Box<str>, &Share)| {
+        let there = placed.get(value).copied().unwrap_or_default();
+        let limit = limit(share);
+        let of = limit.map_or_else(|| "any".to_owned(), |limit| limit.to_string());
+        let unavailable = limit.is_none_or(|limit| there < limit) && !open.contains(value);
+        format!(
+            "{value} {there}/{of}{}",
+            if unavailable { " unavailable" } else { "" }
+        )
+    };
+    let shares: Vec<String> = split.shares.iter().map(share).collect();
+    let goes = if next.is_empty() {
+        "nowhere".to_owned()
+    } else {
+        next.join(" or ")
+    };
+    format!("split: goes to {goes}, {why}: {}", shares.join(", "))
 }
 
 /// How urgent a share is; the least comes first.
@@ -196,6 +208,9 @@ mod tests {
         let split = Split::parse(&split).unwrap();
         let placed = BTreeMap::from([("a".into(), 1)]);
         let shares = Shares::next(&split, &placed, &["b".into()]);
-        assert_eq!(shares.why, "split: goes to b, the next share: a 1/4, b 0/2");
+        assert_eq!(
+            shares.why,
+            "split: goes to b, the next share: a 1/4 unavailable, b 0/2"
+        );
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use tensile_core::names;
 use tensile_runtime::args::{CommonArgs, entries};
 
+use tensile_world::source::SourceArgs;
 use tensile_world::{Settings, Strategy, UnknownPolicy};
 
 /// Answers kube-scheduler from exact snapshots of all lower clusters.
@@ -25,9 +26,9 @@ pub struct Args {
     /// Its private key, PEM.
     #[arg(long, env = "TLS_PRIVATE_KEY_FILE", requires = "tls_cert_file")]
     pub tls_private_key_file: Option<PathBuf>,
-    /// Folder of kubeconfigs of the lower clusters, one file `<id>.kubeconfig` each; followed as it changes.
-    #[arg(long, env = "CLUSTERS_DIR")]
-    pub clusters_dir: PathBuf,
+    /// Where the lower clusters are told.
+    #[command(flatten)]
+    pub clusters: SourceArgs,
     /// What a cluster that cannot be judged means: nothing is placed there, or the node's own status decides.
     #[arg(long, env = "UNKNOWN", value_enum, default_value = "exclude")]
     pub unknown: UnknownPolicy,

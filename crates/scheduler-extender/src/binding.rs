@@ -8,9 +8,9 @@ use serde_json::Value;
 use tensile_core::names;
 use tensile_runtime::object::{Pods, Viewed};
 
+use crate::http::Service;
 use crate::verbs;
 use crate::wire::ExtenderBindingArgs;
-use tensile_world::Shared;
 use tensile_world::uid;
 
 /// Why a pod is not bound.
@@ -57,33 +57,42 @@ pub enum BindingError {
 ///
 /// # Errors
 /// When the pod is not bound; the scheduler tries again.
-pub async fn bind(upper: &Client, shared: &Shared, args: &ExtenderBindingArgs) -> Result<(), BindingError> {
-    let ExtenderBindingArgs {
-        name,
-        namespace,
-        uid: wanted,
-        node,
-    } = args;
-    let pods: Api<Viewed<Pods, Value>> = Api::namespaced(upper.clone(), namespace);
-    let pod = pods.get(name).await.map_err(|source| BindingError::Get {
-        namespace: namespace.clone(),
-        name: name.clone(),
-        source,
-    })?;
-    if pod.metadata.uid.as_ref() != Some(wanted) {
-        let (namespace, name, uid) = (namespace.clone(), name.clone(), wanted.clone());
-        return Err(BindingError::Replaced { namespace, name, uid });
-    }
-    let hint = verbs::bind(&mut shared.world(), &pod.view, node)?;
-    let posted = post(upper, args, hint).await;
+pub async fn bind(service: &Service, args: &ExtenderBindingArgs) -> Result<(), BindingError> {
+    let pod = match service.asked.take(&args.uid) {
+        Some(pod) => pod,
+        None => read(&service.upper, args).await?,
+    };
+    let hint = verbs::bind(&mut service.shared.world(), &pod, &args.node)?;
+    let posted = post(&service.upper, args, hint).await;
     posted.map_err(|source| {
-        shared.world().release(uid(&pod.view));
+        service.shared.world().release(uid(&pod));
         BindingError::Post {
-            namespace: namespace.clone(),
-            name: name.clone(),
+            namespace: args.namespace.clone(),
+            name: args.name.clone(),
             source,
         }
     })
+}
+
+/// The pod, if it still is the one that is meant.
+async fn read(upper: &Client, args: &ExtenderBindingArgs) -> Result<Value, BindingError> {
+    let (namespace, name) = (args.namespace.clone(), args.name.clone());
+    let pods: Api<Viewed<Pods, Value>> = Api::namespaced(upper.clone(), &namespace);
+    let pod = match pods.get(&name).await {
+        Ok(pod) => pod,
+        Err(source) => {
+            return Err(BindingError::Get {
+                namespace,
+                name,
+                source,
+            });
+        }
+    };
+    if pod.metadata.uid.as_ref() != Some(&args.uid) {
+        let uid = args.uid.clone();
+        return Err(BindingError::Replaced { namespace, name, uid });
+    }
+    Ok(pod.view)
 }
 
 /// The binding's annotations become the pod's; its UID is a precondition.

@@ -10,9 +10,10 @@ use axum::routing::post;
 use axum::{Json, Router};
 use kube::Client;
 
+use crate::asked::Asked;
 use crate::binding;
 use crate::metrics::{Metrics, Verb};
-use crate::verbs::{assume, filter, preempt, prioritize, retry};
+use crate::verbs::{filter, preempt, prioritize, retry};
 use crate::wire::{
     ExtenderArgs, ExtenderBindingArgs, ExtenderBindingResult, ExtenderFilterResult, ExtenderPreemptionArgs,
     WireError,
@@ -28,6 +29,8 @@ pub const BODY_LIMIT: usize = 64 << 20;
 pub struct Service {
     /// What the answers depend on.
     pub shared: Shared,
+    /// Pods that will be bound soon.
+    pub asked: Asked,
     /// The upper cluster, where pods are bound.
     pub upper: Client,
     /// Where answers are counted.
@@ -62,13 +65,11 @@ async fn on_filter(State(service): State<Service>, body: Bytes) -> Json<Extender
     let answer = match ExtenderArgs::parse(&body) {
         Ok(args) => {
             let mut world = service.shared.world();
-            let answer = filter(&world, &args);
-            if let Some(later) = retry(&mut world, &args, &answer) {
-                later
-            } else {
-                assume(&mut world, &args, &answer);
-                answer
-            }
+            let answer = filter(&mut world, &args);
+            let answer = retry(&mut world, &args, &answer).unwrap_or(answer);
+            drop(world);
+            service.asked.put(args.pod);
+            answer
         }
         Err(error) => ExtenderFilterResult::error(&error),
     };
@@ -94,7 +95,7 @@ async fn on_bind(State(service): State<Service>, body: Bytes) -> Json<ExtenderBi
     let start = Instant::now();
     let error = match ExtenderBindingArgs::parse(&body) {
         Err(error) => error.to_string(),
-        Ok(args) => match binding::bind(&service.upper, &service.shared, &args).await {
+        Ok(args) => match binding::bind(&service, &args).await {
             Ok(()) => String::new(),
             Err(error) => error.to_string(),
         },

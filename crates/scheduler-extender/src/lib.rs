@@ -8,6 +8,7 @@
 //! derived again from the upper pods after a restart.
 
 pub mod args;
+pub mod asked;
 pub mod binding;
 pub mod http;
 pub mod metrics;

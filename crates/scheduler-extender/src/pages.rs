@@ -9,13 +9,18 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use kube::api::ListParams;
 use kube::{Api, Client};
 use serde::Serialize;
 use serde_json::Value;
+use tensile_core::resources::Resources;
+use tensile_core::view::PodView;
 use tensile_placement::{Explanation, Fragments};
 use tensile_runtime::object::{Pods, Viewed};
+use tensile_world::{LowerCluster, Shared};
 
-use tensile_world::Shared;
+/// The pods that wait for a place.
+const UNBOUND: &str = "spec.nodeName=,status.phase=Pending";
 
 /// What the pages show.
 #[derive(Clone)]
@@ -51,6 +56,19 @@ impl Pages {
             .route("/explain", get(explain_named).post(explain_posted))
             .route("/fragments", get(fragments))
             .with_state(self)
+    }
+
+    /// What the pods that are not bound ask for; each request once.
+    async fn waiting(&self) -> Result<Vec<Resources>, kube::Error> {
+        let pods: Api<Viewed<Pods, PodView>> = Api::all(self.upper.clone());
+        let unbound = pods.list(&ListParams::default().fields(UNBOUND)).await?;
+        let mut waiting: Vec<Resources> = Vec::new();
+        for request in unbound.items.into_iter().map(|pod| pod.view.request) {
+            if !waiting.contains(&request) {
+                waiting.push(request);
+            }
+        }
+        Ok(waiting)
     }
 
     fn explain(&self, pod: &Value, headers: &HeaderMap) -> Response {
@@ -122,12 +140,18 @@ async fn explain_posted(
 
 /// `GET /fragments`
 async fn fragments(State(pages): State<Pages>, headers: HeaderMap) -> Response {
-    let world = pages.shared.world();
-    let clusters = world
-        .clusters()
-        .map(|(id, cluster)| (id.to_owned(), Fragments::of(&cluster.model, &[])));
-    let fragments: BTreeMap<String, Fragments> = clusters.collect();
-    drop(world);
+    let waiting = match pages.waiting().await {
+        Ok(waiting) => waiting,
+        Err(error) => {
+            return (StatusCode::BAD_GATEWAY, format!("the waiting pods: {error}\n")).into_response();
+        }
+    };
+    let fragments: BTreeMap<String, Fragments> = {
+        let world = pages.shared.world();
+        let of =
+            |(id, cluster): (&str, &LowerCluster)| (id.to_owned(), Fragments::of(&cluster.model, &waiting));
+        world.clusters().map(of).collect()
+    };
     page(&headers, &fragments, |fragments, text| {
         write!(text, "{fragments}")
     })

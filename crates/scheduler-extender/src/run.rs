@@ -14,12 +14,15 @@ use tensile_runtime::watch;
 use tokio::net::TcpListener;
 
 use crate::args::Args;
+use crate::asked::Asked;
 use crate::http::Service;
 use crate::metrics::Metrics;
 use crate::pages::Pages;
 use tensile_world::Shared;
 use tensile_world::World;
-use tensile_world::directory::{Directory, DirectoryError};
+use tensile_world::directory::DirectoryError;
+use tensile_world::lower::Companion;
+use tensile_world::source::Sources;
 use tensile_world::upper::Feed;
 
 /// Why the extender cannot run.
@@ -69,8 +72,15 @@ pub async fn run(args: Args, shutdown: Shutdown) -> Result<(), RunError> {
     let admin = Admin::default();
     let watches = watch::Metrics::new(&admin.registry)?;
     let shared = Shared::new(World::new(args.settings()));
-    let mut directory = Directory::new(args.clusters_dir.clone(), shared.clone(), watches.clone());
-    directory.refresh()?;
+    let clusters = Sources {
+        upper: &upper.client,
+        namespace: &args.common.system_namespace,
+        shared: &shared,
+        companion: Companion::default(),
+        readiness: &admin.readiness,
+        metrics: &watches,
+    };
+    let clusters = clusters.follow(&args.clusters, &shutdown)?;
     let feed = Feed {
         client: upper.client.clone(),
         shared: shared.clone(),
@@ -87,7 +97,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> Result<(), RunError> {
         .await?;
     let tasks = async {
         tokio::join!(
-            directory.follow(&shutdown),
+            clusters,
             upper.follow(&shutdown),
             feed.clone().watch_nodes(),
             feed.clone().watch_pods(|_| {}),
@@ -114,6 +124,7 @@ async fn serve(
     let server = Server::new(tls.map(Arc::new), serve::Config::default(), metrics);
     let service = Service {
         shared: shared.clone(),
+        asked: Asked::default(),
         upper: upper.clone(),
         metrics: Metrics::new(&admin.registry)?,
     };

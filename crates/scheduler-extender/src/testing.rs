@@ -1,7 +1,7 @@
 //! Fixtures that the tests of this crate share.
 
 use serde_json::{Value, json};
-pub(crate) use tensile_world::testing::{apply_lower_pod, mk_pod, mk_world};
+pub(crate) use tensile_world::testing::{apply_lower_pod, mk_member, mk_pod, mk_world};
 
 use crate::wire::{ExtenderArgs, Nodes};
 

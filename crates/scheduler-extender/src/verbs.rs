@@ -6,6 +6,6 @@ mod preempt;
 mod prioritize;
 
 pub use bind::{BindError, bind};
-pub use filter::{assume, filter, retry};
+pub use filter::{filter, retry};
 pub use preempt::preempt;
 pub use prioritize::prioritize;

@@ -88,9 +88,10 @@ impl Directory {
                     metrics: self.metrics.clone(),
                     companion: self.companion.clone(),
                 };
-                tokio::spawn(feed.run())
+                feed.spawn()
             });
         }
+        self.shared.world().clusters_listed();
         Ok(())
     }
 

@@ -15,8 +15,10 @@ pub mod directory;
 mod kinds;
 pub mod lower;
 mod lowering;
+mod patience;
 pub mod secrets;
 mod shared;
+pub mod source;
 mod splits;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -25,4 +27,4 @@ mod world;
 
 pub use lowering::Lowering;
 pub use shared::Shared;
-pub use world::{Answer, LowerCluster, Settings, Strategy, UnknownPolicy, VirtualNode, World, uid};
+pub use world::{Answer, LowerCluster, Settings, Sharing, Strategy, UnknownPolicy, VirtualNode, World, uid};

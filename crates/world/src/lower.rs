@@ -21,6 +21,7 @@ use tensile_runtime::object::{Meta, Namespaces, Nodes, Pods, Viewed};
 use tensile_runtime::shutdown::Shutdown;
 use tensile_runtime::watch::{Change, Metrics, Watch};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::kinds::{Claims, Classes, CsiNodes, Drivers, Volumes};
@@ -115,6 +116,12 @@ impl Debug for Companion {
 // === impl Feed ===
 
 impl Feed {
+    /// Feeds in a task of its own. From now on the cluster is known as one that is being listed.
+    pub fn spawn(self) -> JoinHandle<()> {
+        self.doubt("not listed yet".to_owned(), true);
+        tokio::spawn(self.run())
+    }
+
     /// Feeds until the future is dropped.
     pub async fn run(self) {
         self.doubt("not listed yet".to_owned(), true);

@@ -26,7 +26,7 @@ pub struct Secrets {
 struct Running {
     task: JoinHandle<()>,
     credentials: watch::Sender<Kubeconfig>,
-    /// The virtual nodes whose pools it told.
+    /// The virtual nodes that it told of.
     nodes: Vec<String>,
 }
 
@@ -65,7 +65,8 @@ impl Secrets {
                 }
             }
             // While it leaves, its pods are still there: the model is needed until the end.
-            Change::Leave(_) | Change::Synced => {}
+            Change::Leave(_) => {}
+            Change::Synced => self.shared.world().clusters_listed(),
             Change::Remove(id) => self.stop(&id),
         }
     }
@@ -75,7 +76,7 @@ impl Secrets {
         tracing::info!(cluster = %config.id, "lower cluster joins");
         for node in &config.nodes {
             let pool = Some(node.selector.clone()).filter(|pool| !Selector::is_empty(pool));
-            self.shared.world().set_pool(&node.name, pool);
+            self.shared.world().configure(&node.name, pool, &node.overrides);
         }
         let (credentials, given) = watch::channel(config.kubeconfig.clone());
         let feed = Feed {
@@ -86,7 +87,7 @@ impl Secrets {
             companion: self.companion.clone(),
         };
         let running = Running {
-            task: tokio::spawn(feed.run()),
+            task: feed.spawn(),
             credentials,
             nodes: config.nodes.iter().map(|node| node.name.clone()).collect(),
         };
@@ -99,7 +100,7 @@ impl Secrets {
         };
         let mut world = self.shared.world();
         for node in &running.nodes {
-            world.set_pool(node, None);
+            world.forget_configuration(node);
         }
         world.delete_cluster(id);
         tracing::info!(cluster = id, "lower cluster left");

@@ -1,6 +1,7 @@
 //! Where the pods of owners are that share them out among clusters (`tensile.dev/split`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -14,14 +15,19 @@ use crate::world::uid;
 /// some seconds, or asks again.
 const ASSUMED: Duration = Duration::from_secs(30);
 
-/// The pods that have a split, by UID.
+/// The pods that have a split.
 #[derive(Debug, Default)]
-pub(crate) struct Splits(HashMap<Uid, Member>);
+pub(crate) struct Splits {
+    /// By UID of their owner, then by their own.
+    owners: HashMap<Uid, HashMap<Uid, Member>>,
+    /// The owner of each of them.
+    owner_of: HashMap<Uid, Uid>,
+    /// Pods that were let go, the oldest first: those that are gone before they are bound are heard of by nobody.
+    assumed: VecDeque<(Instant, Uid)>,
+}
 
 #[derive(Debug)]
 struct Member {
-    /// UID of the owner.
-    owner: Uid,
     /// The virtual node.
     node: String,
     /// When filter let it go there; `None` once it is bound.
@@ -36,13 +42,44 @@ impl Splits {
         let (Some(owner), true) = (owner(pod), annotation(pod).is_some()) else {
             return;
         };
+        let pod = uid(pod);
+        self.remove(pod);
+        if let Some(since) = since {
+            self.forget_unbound(since);
+            self.assumed.push_back((since, pod));
+        }
         let node = node.to_owned();
-        self.0.insert(uid(pod), Member { owner, node, since });
+        self.owner_of.insert(pod, owner);
+        self.owners
+            .entry(owner)
+            .or_default()
+            .insert(pod, Member { node, since });
     }
 
     /// Forgets a pod.
     pub(crate) fn remove(&mut self, pod: Uid) {
-        self.0.remove(&pod);
+        let Some(owner) = self.owner_of.remove(&pod) else {
+            return;
+        };
+        if let Entry::Occupied(mut members) = self.owners.entry(owner) {
+            members.get_mut().remove(&pod);
+            if members.get().is_empty() {
+                members.remove();
+            }
+        }
+    }
+
+    /// Forgets pods that were let go too long ago to count.
+    fn forget_unbound(&mut self, now: Instant) {
+        let is_old = |(since, _): &(Instant, Uid)| now.duration_since(*since) >= ASSUMED;
+        while let Some((since, pod)) = self.assumed.front().copied().filter(is_old) {
+            self.assumed.pop_front();
+            let members = self.owner_of.get(&pod).and_then(|owner| self.owners.get(owner));
+            let member = members.and_then(|members| members.get(&pod));
+            if member.is_some_and(|member| member.since == Some(since)) {
+                self.remove(pod);
+            }
+        }
     }
 
     /// How many other pods of the owner of `pod` are where, by what `value_of` says of their nodes.
@@ -52,16 +89,15 @@ impl Splits {
         now: Instant,
         value_of: impl Fn(&str) -> Option<Box<str>>,
     ) -> BTreeMap<Box<str>, u32> {
-        let (own, owner) = (uid(pod), owner(pod));
-        let counts = |(uid, member): &(&Uid, &Member)| {
-            let holds = member
-                .since
-                .is_none_or(|since| now.duration_since(since) < ASSUMED);
-            Some(member.owner) == owner && **uid != own && holds
+        let own = uid(pod);
+        let holds = |(uid, member): &(&Uid, &Member)| {
+            let counts = |since| now.duration_since(since) < ASSUMED;
+            **uid != own && member.since.is_none_or(counts)
         };
+        let members = owner(pod).and_then(|owner| self.owners.get(&owner));
+        let members = members.into_iter().flatten().filter(holds);
         let mut counted = BTreeMap::new();
-        let values = self.0.iter().filter(counts);
-        for value in values.filter_map(|(_, member)| value_of(&member.node)) {
+        for value in members.filter_map(|(_, member)| value_of(&member.node)) {
             *counted.entry(value).or_default() += 1;
         }
         counted
@@ -83,7 +119,7 @@ fn annotation(pod: &Value) -> Option<&str> {
 }
 
 /// UID of the owner that controls the pod.
-fn owner(pod: &Value) -> Option<Uid> {
+pub(crate) fn owner(pod: &Value) -> Option<Uid> {
     let mut owners = pod["metadata"]["ownerReferences"].as_array()?.iter();
     let owner = owners.find(|owner| owner["controller"] == true)?;
     owner["uid"].as_str().map(Uid::from)
@@ -129,6 +165,20 @@ mod tests {
         splits.put(&mk_pod("2", "o"), "vb", None);
         splits.remove("3".into());
         assert_eq!(counts(&splits, "9", now + ASSUMED), "va=1 vb=1 ");
+    }
+
+    #[test]
+    fn pods_that_are_never_bound_are_forgotten() {
+        let now = Instant::now();
+        let mut splits = Splits::default();
+        splits.put(&mk_pod("1", "o"), "va", Some(now));
+        splits.put(&mk_pod("2", "o"), "va", Some(now));
+        splits.put(&mk_pod("2", "o"), "va", None);
+        splits.put(&mk_pod("3", "p"), "va", Some(now));
+        splits.put(&mk_pod("4", "p"), "va", Some(now + ASSUMED));
+        assert_eq!(splits.owner_of.len(), 2, "the bound one and the last one");
+        splits.remove("2".into());
+        assert_eq!((splits.owners.len(), splits.assumed.len()), (1, 1));
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub fn mk_world() -> World {
     world.apply_node("ordinary", &BTreeMap::new(), None);
     world.retain_nodes(|_| true);
     world.pods_listed();
+    world.clusters_listed();
     apply_lower_pod(&mut world, "a", &mk_pod("first", "1"), "a1");
     apply_lower_pod(&mut world, "a", &mk_pod("second", "2"), "a2");
     world
@@ -46,6 +47,14 @@ pub fn mk_pod(name: &str, cpu: &str) -> Value {
         "metadata": {"name": name, "namespace": "ns", "uid": name},
         "spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": requests}}]}
     })
+}
+
+/// As [`mk_pod`], of the owner `owner`, whose pods are shared out by `split`.
+pub fn mk_member(name: &str, cpu: &str, split: &str) -> Value {
+    let mut pod = mk_pod(name, cpu);
+    pod["metadata"]["annotations"] = json!({"tensile.dev/split": split});
+    pod["metadata"]["ownerReferences"] = json!([{"uid": "owner", "controller": true}]);
+    pod
 }
 
 /// Puts the lower pod that stands for `upper` on a node.

@@ -5,9 +5,10 @@ use std::collections::{HashMap, HashSet};
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use serde_json::Value;
+use tensile_core::view::NodeView;
 use tensile_placement::{PodKey, Uid};
 use tensile_runtime::admin::Readiness;
-use tensile_runtime::object::{Meta, Nodes, Pods, Viewed};
+use tensile_runtime::object::{Nodes, Pods, Viewed};
 use tensile_runtime::watch::{Change, Metrics, Watch};
 
 use crate::shared::Shared;
@@ -41,7 +42,7 @@ impl Feed {
     /// Feeds the virtual nodes until the future is dropped.
     pub async fn watch_nodes(self) {
         let watch = Watch {
-            api: Api::<Meta<Nodes>>::all(self.client.clone()),
+            api: Api::<Viewed<Nodes, NodeView>>::all(self.client.clone()),
             config: watcher::Config::default(),
             name: "upper-nodes",
             ready: self.readiness.condition("upper-nodes"),
@@ -50,25 +51,20 @@ impl Feed {
         watch.run(|change| self.node_changed(change)).await;
     }
 
-    fn node_changed(&self, change: Change<Meta<Nodes>>) {
+    fn node_changed(&self, change: Change<Viewed<Nodes, NodeView>>) {
         match change {
             Change::Apply(node) => {
-                let name = node.metadata.name.unwrap_or_default();
-                let labels = node.metadata.labels.unwrap_or_default();
+                let name = &node.view.name;
                 let mut world = self.shared.world();
-                let known = world.virtual_node(&name).is_some();
-                world.apply_node(&name, &labels, None);
-                let joined = !known && world.virtual_node(&name).is_some();
+                let known = world.virtual_node(name).is_some();
+                world.apply_view(&node.view);
+                let joined = !known && world.virtual_node(name).is_some();
                 drop(world);
                 if joined {
                     self.shared.resync();
                 }
             }
-            Change::Delete(node) => {
-                self.shared
-                    .world()
-                    .delete_node(node.metadata.name.as_deref().unwrap_or_default());
-            }
+            Change::Delete(node) => self.shared.world().delete_node(&node.view.name),
             Change::Reset(keys) => {
                 let names: HashSet<&str> = keys.iter().map(|key| &*key.name).collect();
                 self.shared.world().retain_nodes(|name| names.contains(name));

@@ -1,15 +1,23 @@
 //! What is known of all clusters: virtual nodes, the models of the clusters behind them, and what is promised.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::time::Instant;
+use std::sync::Arc;
 
 use serde_json::Value;
 use tensile_core::labels::Selector;
 use tensile_core::names;
-use tensile_placement::{Candidate, Cluster, Explanation, Fit, Shares, Uid, Verdict};
+use tensile_core::taints::{Effect, Taint};
+use tensile_core::view::NodeView;
+use tensile_placement::{Candidate, Cluster, Explanation, Fit, Uid, Verdict};
+use tensile_runtime::clusters::Override;
 
 use crate::lowering::Lowering;
-use crate::splits::{Splits, split_of};
+use crate::patience::Patience;
+use crate::splits::Splits;
+
+mod sharing;
+
+pub use sharing::Sharing;
 
 /// Everything that the answers depend on.
 #[derive(Debug, Default)]
@@ -17,14 +25,20 @@ pub struct World {
     /// The operator's decisions.
     pub settings: Settings,
     virtual_nodes: BTreeMap<String, VirtualNode>,
-    /// Which lower nodes a virtual node stands for, where that is told; by its name.
-    pools: BTreeMap<String, Selector>,
+    /// What is told of virtual nodes besides their Node objects, by name.
+    told: BTreeMap<String, Told>,
     /// Whether the upper nodes have been listed: before, a virtual node would be taken for an ordinary one.
     nodes_listed: bool,
     /// Whether the bound upper pods have been listed: before, promises are missing.
     pods_listed: bool,
+    /// Whether it is known which lower clusters there are: before, one of them would be taken for one that nobody
+    /// configured.
+    clusters_listed: bool,
+    /// Whether there was a moment at which nothing was being listed for the first time.
+    started: bool,
     clusters: BTreeMap<String, LowerCluster>,
     splits: Splits,
+    patience: Patience,
     /// Upper pods that were gone or being deleted when their lower pods were still there.
     leaving: HashSet<Uid>,
 }
@@ -70,8 +84,19 @@ pub struct VirtualNode {
     pub cluster: String,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
+    /// `spec.taints`, and the taint of a cordoned node if it is one.
+    pub taints: Vec<Taint>,
     /// Which lower nodes it stands for; `None` for all of them.
     pub pool: Option<Selector>,
+    /// Changes on its lower pods.
+    pub overrides: Arc<[Override]>,
+}
+
+/// What the operator says of a virtual node.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    pool: Option<Selector>,
+    overrides: Arc<[Override]>,
 }
 
 /// A lower cluster with its model.
@@ -129,10 +154,13 @@ impl World {
             .is_some_and(|value| value == names::NODE_TYPE_VALUE);
         match labels.get(names::CLUSTER_ID).filter(|_| ours) {
             Some(cluster) => {
+                let told = self.told.get(name).cloned().unwrap_or_default();
                 let node = VirtualNode {
                     cluster: cluster.clone(),
                     labels: labels.clone(),
-                    pool: pool.or_else(|| self.pools.get(name).cloned()),
+                    taints: Vec::new(),
+                    pool: pool.or(told.pool),
+                    overrides: told.overrides,
                 };
                 self.virtual_nodes.insert(name.to_owned(), node);
             }
@@ -140,15 +168,37 @@ impl World {
         }
     }
 
-    /// Says which lower nodes a virtual node stands for, whether or not it is known already; `None` for all of them.
-    pub fn set_pool(&mut self, node: &str, pool: Option<Selector>) {
+    /// As [`World::apply_node`], with what keeps pods off the node whatever runs behind it.
+    pub fn apply_view(&mut self, node: &NodeView) {
+        let labels = node.labels.iter();
+        let labels = labels
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect();
+        self.apply_node(&node.name, &labels, None);
+        if let Some(virtual_node) = self.virtual_nodes.get_mut(&*node.name) {
+            virtual_node.taints = node.taints.to_vec();
+            virtual_node.taints.extend(node.unschedulable.then(cordon));
+        }
+    }
+
+    /// Says which lower nodes a virtual node stands for, `None` for all of them, and what is changed on its lower pods,
+    /// whether or not it is known already.
+    pub fn configure(&mut self, node: &str, pool: Option<Selector>, overrides: &[Override]) {
+        let told = Told {
+            pool,
+            overrides: overrides.into(),
+        };
         if let Some(virtual_node) = self.virtual_nodes.get_mut(node) {
-            virtual_node.pool = pool.clone();
+            virtual_node.pool.clone_from(&told.pool);
+            virtual_node.overrides = told.overrides.clone();
         }
-        match pool {
-            Some(pool) => drop(self.pools.insert(node.to_owned(), pool)),
-            None => drop(self.pools.remove(node)),
-        }
+        self.told.insert(node.to_owned(), told);
+    }
+
+    /// Takes back what [`World::configure`] said.
+    pub fn forget_configuration(&mut self, node: &str) {
+        self.configure(node, None, &[]);
+        self.told.remove(node);
     }
 
     /// Forgets a node of the upper cluster.
@@ -189,17 +239,40 @@ impl World {
         self.pods_listed = true;
     }
 
-    /// Whether it is known which nodes are virtual and which pods are bound.
-    #[must_use]
-    pub fn is_listed(&self) -> bool {
-        self.nodes_listed && self.pods_listed
+    /// Says that all lower clusters that there are have been named.
+    pub fn clusters_listed(&mut self) {
+        self.clusters_listed = true;
     }
 
-    /// A cluster behind a virtual node whose model is being listed for the first time, if there is any.
+    /// Whether it is known which nodes are virtual, which pods are bound and which clusters there are.
     #[must_use]
-    pub fn starting(&self) -> Option<&str> {
-        let mut ids = self.virtual_nodes.values().map(|node| node.cluster.as_str());
-        ids.find(|id| self.clusters.get(*id).is_some_and(|cluster| cluster.starting))
+    pub fn is_listed(&self) -> bool {
+        self.nodes_listed && self.pods_listed && self.clusters_listed
+    }
+
+    /// What must be waited for before any pod may be placed. Once nothing was, a cluster that joins makes nobody
+    /// wait but those that fit nowhere else.
+    pub fn waits_for(&mut self) -> Option<String> {
+        if !self.is_listed() {
+            return Some(
+                "the upper cluster's nodes, pods and lower clusters have not been listed yet".to_owned(),
+            );
+        }
+        let mut nodes = self.virtual_nodes.keys().filter(|_| !self.started);
+        let starting = nodes.find(|node| self.is_starting(node));
+        let starting = starting.map(|node| &self.virtual_nodes[node].cluster);
+        let waits = starting.map(|cluster| format!("cluster {cluster} is being listed"));
+        self.started |= waits.is_none();
+        waits
+    }
+
+    /// Whether the model of the cluster behind this virtual node is being listed for the first time.
+    #[must_use]
+    pub fn is_starting(&self, node: &str) -> bool {
+        let virtual_node = self.virtual_nodes.get(node);
+        virtual_node
+            .and_then(|node| self.clusters.get(&node.cluster))
+            .is_some_and(|cluster| cluster.starting)
     }
 
     /// The virtual node of this name; `None` for ordinary nodes.
@@ -289,64 +362,6 @@ impl World {
             (name.clone(), explanation)
         };
         self.virtual_nodes.iter().map(explain).collect()
-    }
-}
-
-// === impl World: splits ===
-
-impl World {
-    /// Which of `nodes`, virtual ones that would take the pod, shall take it by its split, and why; `None` without a
-    /// split.
-    ///
-    /// # Errors
-    /// What is wrong with the pod's annotation.
-    #[must_use]
-    pub fn split<'a>(
-        &self,
-        pod: &Value,
-        nodes: &[&'a str],
-        now: Instant,
-    ) -> Option<Result<(Vec<&'a str>, String), String>> {
-        let split = match split_of(pod)? {
-            Ok(split) => split,
-            Err(error) => return Some(Err(error)),
-        };
-        let value_of = |node: &str| -> Option<Box<str>> {
-            let labels = &self.virtual_nodes.get(node)?.labels;
-            labels.get(&*split.key).map(|value| value.as_str().into())
-        };
-        let open: BTreeSet<Box<str>> = nodes.iter().filter_map(|node| value_of(node)).collect();
-        let open: Vec<Box<str>> = open.into_iter().collect();
-        let shares = Shares::next(&split, &self.splits.counts(pod, now, value_of), &open);
-        let is_next = |node: &&&str| value_of(node).is_some_and(|value| shares.next.contains(&value));
-        let chosen = nodes.iter().filter(is_next).copied().collect();
-        Some(Ok((chosen, shares.why)))
-    }
-
-    /// Counts the pod for its split's share of `node` before it is bound there: the next pod may be asked about first.
-    pub fn assume(&mut self, pod: &Value, node: &str, now: Instant) {
-        self.splits.put(pod, node, Some(now));
-    }
-
-    /// What the split of the pod says, if all virtual nodes that have room may be asked.
-    #[must_use]
-    pub fn explain_split(&self, pod: &Value, now: Instant) -> Option<String> {
-        let mut lowering = Lowering::new(pod);
-        let mut takes = |node: &&str| {
-            matches!(
-                self.answer(&mut lowering, node),
-                Some(Answer::Fits(_) | Answer::Trusted)
-            )
-        };
-        let nodes: Vec<&str> = self
-            .virtual_nodes
-            .keys()
-            .map(String::as_str)
-            .filter(&mut takes)
-            .collect();
-        match self.split(pod, &nodes, now)? {
-            Ok((_, why)) | Err(why) => Some(why),
-        }
     }
 }
 
@@ -446,4 +461,13 @@ impl World {
 #[must_use]
 pub fn uid(object: &Value) -> Uid {
     Uid::from(object["metadata"]["uid"].as_str().unwrap_or_default())
+}
+
+/// The taint that a cordoned node gets from its control plane, some time later.
+fn cordon() -> Taint {
+    Taint {
+        key: names::TAINT_UNSCHEDULABLE.into(),
+        value: "".into(),
+        effect: Effect::NoSchedule,
+    }
 }

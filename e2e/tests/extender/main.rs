@@ -3,8 +3,11 @@
 //! All tests share the clusters and take turns: each needs to know what is free.
 
 mod burst;
+mod certificate;
 mod fragments;
+mod pages;
 mod preemption;
+mod secrets;
 mod splits;
 mod unknown;
 
@@ -97,45 +100,59 @@ fn on_site(test: impl AsyncFnOnce(&Site<'_>, &mut Option<Extender>) -> Result<()
             namespace,
         };
         site.start_extender(&mut extender, &[]).await?;
-        test(&site, &mut extender).await?;
-        site.clear().await
+        // Also after a failure: others come after this one.
+        let outcome = test(&site, &mut extender).await;
+        site.clear().await?;
+        outcome
     })
 }
 
 // === impl Site ===
 
 impl Site<'_> {
-    /// Starts the extender anew, with these flags, and waits until it knows all clusters.
+    /// Starts the extender anew with the folder of all clusters and these flags, and waits until it knows them.
     async fn start_extender(&self, extender: &mut Option<Extender>, args: &[&str]) -> Result<()> {
-        self.restart_extender(extender, args, self.ground.lower.len())
+        let all = self.ground.lower.len();
+        self.start_extender_from(extender, &self.folder(), args, all)
             .await
     }
 
     /// Starts the extender anew while one cluster is dead.
     async fn start_extender_with_dead(&self, extender: &mut Option<Extender>, args: &[&str]) -> Result<()> {
-        self.restart_extender(extender, args, self.ground.lower.len() - 1)
+        let all = self.ground.lower.len();
+        self.start_extender_from(extender, &self.folder(), args, all - 1)
             .await
     }
 
-    async fn restart_extender(
+    fn folder(&self) -> String {
+        format!("--clusters-dir={}", self.ground.clusters.display())
+    }
+
+    /// Starts the extender anew with clusters from `source`, and waits until it knows so many.
+    async fn start_extender_from(
         &self,
         extender: &mut Option<Extender>,
+        source: &str,
         args: &[&str],
         known: usize,
     ) -> Result<()> {
         let ground = self.ground;
         // The old one's ports are free only when it is gone.
         drop(extender.take());
-        let started = ground.spec.start(&ground.upper, &ground.clusters, args).await?;
-        support::await_condition("all models to be trusted", DEADLINE, || async {
-            let told = self.explain_any(&started).await?;
+        let args: Vec<&str> = [source].iter().chain(args).copied().collect();
+        let started = extender.insert(ground.spec.start(&ground.upper, &args).await?);
+        self.knows(started, known).await
+    }
+
+    /// Waits until the extender trusts its models of so many clusters.
+    async fn knows(&self, extender: &Extender, clusters: usize) -> Result<()> {
+        support::await_condition("models to be trusted", DEADLINE, || async {
+            let told = self.explain_any(extender).await?;
             let trusted = told.values().filter(|told| told["error"].is_null()).count();
-            ensure!(trusted == known, "{told:?}");
+            ensure!(trusted == clusters, "{told:?}");
             Ok(Some(()))
         })
-        .await?;
-        *extender = Some(started);
-        Ok(())
+        .await
     }
 
     /// What every virtual node says to a pod that asks for nothing.
@@ -284,20 +301,15 @@ impl Site<'_> {
     /// Deletes all pods of both levels, and waits until they are gone.
     async fn clear(&self) -> Result<()> {
         let at_once = DeleteParams::default().grace_period(0);
-        self.pods()
-            .delete_collection(&at_once, &ListParams::default())
-            .await?;
         let mut levels = vec![self.pods()];
         for id in self.ground.lower.keys() {
             let client = self.below(id).await?;
             let fillers: Api<Pod> = Api::namespaced(client.clone(), FILLERS);
-            fillers
-                .delete_collection(&at_once, &ListParams::default())
-                .await?;
             levels.extend([fillers, Api::namespaced(client, &self.namespace)]);
         }
         for level in levels {
             support::await_condition("all pods to be gone", DEADLINE, || async {
+                level.delete_collection(&at_once, &ListParams::default()).await?;
                 let left = level.list(&ListParams::default()).await?.items.len();
                 ensure!(left == 0, "{left} are left");
                 Ok(Some(()))

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::process::Stdio;
-use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use e2e::virtual_node::VirtualNodeSpec;
@@ -10,11 +9,8 @@ use e2e::{Cluster, TestResult, support};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::Api;
 use kube::api::ListParams;
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::{DEADLINE, on_site};
@@ -37,16 +33,7 @@ pub(crate) async fn await_signed(upper: &Cluster, node: &str, count: usize) -> R
 
 /// A connection that trusts the cluster's CA and wants the address in the certificate.
 pub(crate) async fn connect(upper: &Cluster, address: SocketAddr) -> Result<TlsStream<TcpStream>> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(upper.client_ca_pem().as_bytes())?)?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let stream = TcpStream::connect(address).await?;
-    let connector = TlsConnector::from(Arc::new(config));
-    Ok(connector.connect(ServerName::from(address.ip()), stream).await?)
+    support::tls_connect(address, upper.client_ca_pem(), &address.ip().to_string()).await
 }
 
 /// The certificate that is served now, if callers trust it.

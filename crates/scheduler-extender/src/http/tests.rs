@@ -49,6 +49,7 @@ fn mk_service(binding: StatusCode) -> (Service, Asked) {
     (
         Service {
             shared: Shared::new(mk_world()),
+            asked: crate::asked::Asked::default(),
             upper,
             metrics,
         },
@@ -139,6 +140,24 @@ async fn bind_binds_with_a_hint_and_a_uid_precondition() {
         answer.contains("vb has no place for the pod any more"),
         "{answer}"
     );
+}
+
+#[tokio::test]
+async fn a_pod_that_was_just_asked_about_is_not_read_again() {
+    let (service, asked) = mk_service(StatusCode::CREATED);
+    let args = json!({"Pod": mk_pod("p", "3"), "NodeNames": ["vb"]}).to_string();
+    post(&service, "filter", args).await;
+    let answer = post(&service, "bind", mk_binding("p", "p")).await;
+    assert_eq!(answer, (StatusCode::OK, r#"{"Error":""}"#.to_owned()));
+    let methods: Vec<Method> = asked.lock().iter().map(|(method, ..)| method.clone()).collect();
+    assert_eq!(methods, [Method::POST], "only the binding");
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused_by_its_status() {
+    let (service, _) = mk_service(StatusCode::CREATED);
+    let (status, _) = post(&service, "filter", " ".repeat(BODY_LIMIT + 1)).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
 }
 
 #[tokio::test]

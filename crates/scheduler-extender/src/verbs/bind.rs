@@ -1,5 +1,7 @@
 //! Whether the pod may still go where the scheduler put it, and the promise of a place there.
 
+use std::time::Instant;
+
 use serde_json::Value;
 
 use tensile_world::Lowering;
@@ -8,10 +10,10 @@ use tensile_world::{Answer, World, uid};
 /// Why the pod is not bound.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BindError {
-    /// It is not known yet which nodes are virtual, or which pods are bound.
-    #[error("the nodes and pods of the upper cluster have not been listed yet")]
+    /// It is not known yet which nodes are virtual, which pods are bound or which clusters there are.
+    #[error("the upper cluster's nodes, pods and lower clusters have not been listed yet")]
     NotListed,
-    /// Between filter and bind the place was lost.
+    /// Between filter and bind the place, or the share of the pod's split, was lost.
     #[error("{node} has no place for the pod any more: {reason}")]
     Lost {
         /// The virtual node.
@@ -32,9 +34,22 @@ pub fn bind(world: &mut World, pod: &Value, node: &str) -> Result<Option<String>
     }
     let mut lowering = Lowering::new(pod);
     let origin = uid(pod);
-    match world.answer_without(&mut lowering, node, &[origin]) {
-        None | Some(Answer::Trusted) => Ok(None),
+    let lost = |reason| BindError::Lost {
+        node: node.to_owned(),
+        reason,
+    };
+    let answer = world.answer_without(&mut lowering, node, &[origin]);
+    match answer {
+        None => Ok(None),
+        Some(Answer::Now(reason) | Answer::Never(reason)) => Err(lost(reason)),
+        Some(Answer::Trusted) => world
+            .claim_share(&mut lowering, node, Instant::now())
+            .map(|()| None)
+            .map_err(lost),
         Some(Answer::Fits(fit)) => {
+            world
+                .claim_share(&mut lowering, node, Instant::now())
+                .map_err(lost)?;
             let best = fit.best.map(|best| best.node.to_string());
             let virtual_node = world.virtual_node(node).cloned().unwrap_or_default();
             let candidate = lowering.candidate(node, &virtual_node, &world.settings.ignored_keys);
@@ -42,10 +57,6 @@ pub fn bind(world: &mut World, pod: &Value, node: &str) -> Result<Option<String>
                 .ok()
                 .and_then(|candidate| world.reserve(node, &candidate, origin, best.as_deref())))
         }
-        Some(Answer::Now(reason) | Answer::Never(reason)) => Err(BindError::Lost {
-            node: node.to_owned(),
-            reason,
-        }),
     }
 }
 
@@ -54,7 +65,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::testing::{apply_lower_pod, mk_pod, mk_world};
+    use crate::testing::{apply_lower_pod, mk_member, mk_pod, mk_world};
     use crate::verbs::filter;
 
     #[test]
@@ -82,6 +93,19 @@ mod tests {
     }
 
     #[test]
+    fn a_share_that_was_taken_meanwhile_is_lost() {
+        let mut world = mk_world();
+        let split = r#"{"key":"clusterID","strategy":"Fill","shares":{"b":{"replicas":1}},"strict":true}"#;
+        let mk_member = |name: &str| mk_member(name, "1", split);
+        assert_eq!(bind(&mut world, &mk_member("p"), "vb"), Ok(Some("b1".into())));
+        let lost = bind(&mut world, &mk_member("q"), "vb").unwrap_err().to_string();
+        let wanted = "vb has no place for the pod any more: split: goes to nowhere, strict, and no unmet share has room: b 1/1";
+        assert_eq!(lost, wanted);
+        world.release(uid(&mk_member("p")));
+        assert_eq!(bind(&mut world, &mk_member("q"), "vb"), Ok(Some("b1".into())));
+    }
+
+    #[test]
     fn a_burst_gets_exactly_as_many_places_as_there_are() {
         let mut world = mk_world();
         let bound =
@@ -104,16 +128,16 @@ mod tests {
         bound["spec"]["nodeName"] = json!("vb");
         bound["metadata"]["annotations"] = json!({"tensile.dev/placement-hint": "b1"});
         let asking = mk_pod("q", "6");
-        let passes = |world: &World| {
+        let passes = |world: &mut World| {
             let args = crate::testing::mk_args(&asking, &["vb"]);
             filter(world, &args).node_names.unwrap().len() == 1
         };
         let mut world = mk_world();
-        assert!(passes(&world));
+        assert!(passes(&mut world));
         world.apply_upper_pod(&bound);
         world.apply_upper_pod(&bound);
         assert!(
-            !passes(&world),
+            !passes(&mut world),
             "bound above, not seen below: it is as good as there"
         );
         apply_lower_pod(&mut world, "b", &bound, "b1");
@@ -125,7 +149,7 @@ mod tests {
             0
         );
         world.apply_upper_pod(&bound);
-        assert!(!passes(&world), "counted once, as the lower pod");
+        assert!(!passes(&mut world), "counted once, as the lower pod");
         assert_eq!(
             world.cluster_mut("b").model.node("b1").unwrap().used.milli_cpu,
             6000

@@ -5,44 +5,84 @@ use std::time::Instant;
 
 use crate::wire::{ExtenderArgs, ExtenderFilterResult};
 use tensile_world::Lowering;
-use tensile_world::{Answer, World};
+use tensile_world::{Answer, Sharing, World};
 
-const NOT_LISTED: &str = "the nodes and pods of the upper cluster have not been listed yet";
+/// The virtual nodes that refuse the pod, with their reasons.
+#[derive(Default)]
+struct Refusals {
+    now: BTreeMap<String, String>,
+    never: BTreeMap<String, String>,
+}
 
-/// Answers a filter request. Ordinary nodes pass.
-#[must_use]
-pub fn filter(world: &World, args: &ExtenderArgs) -> ExtenderFilterResult {
-    if !world.is_listed() {
-        return ExtenderFilterResult::error(&NOT_LISTED);
-    }
-    // An error is tried again soon; a pod that was refused would wait for an event.
-    if let Some(id) = world.starting() {
-        return ExtenderFilterResult::error(&format!("cluster {id} is being listed"));
+/// Answers a filter request. Ordinary nodes pass. An error is tried again soon, while a pod that was refused waits for
+/// an event: so it is an error what only time must mend.
+pub fn filter(world: &mut World, args: &ExtenderArgs) -> ExtenderFilterResult {
+    if let Some(wait) = world.waits_for() {
+        return ExtenderFilterResult::error(&wait);
     }
     let mut lowering = Lowering::new(&args.pod);
-    let mut now = BTreeMap::new();
-    let mut never = BTreeMap::new();
-    let mut takers = Vec::new();
-    for node in args.nodes.names() {
-        match world.answer(&mut lowering, node) {
-            None => {}
-            Some(Answer::Fits(_) | Answer::Trusted) => takers.push(node),
-            Some(Answer::Now(reason)) => drop(now.insert(node.to_owned(), reason)),
-            Some(Answer::Never(reason)) => drop(never.insert(node.to_owned(), reason)),
+    let names = args.nodes.names();
+    let (ours, ordinary): (Vec<&str>, Vec<&str>) = names
+        .into_iter()
+        .partition(|node| world.virtual_node(node).is_some());
+    let (takers, mut refusals) = ask(world, &mut lowering, &ours);
+    let shared = world.share(&mut lowering, &takers, Instant::now());
+    let (takers, wait) = match shared {
+        None => (takers, None),
+        Some(Ok(Sharing { nodes, awaited, why })) => {
+            refusals.refuse(&takers, &nodes, &why);
+            let wait = awaited.then(|| format!("{why}; the scheduler does not see its room yet"));
+            (nodes, wait)
+        }
+        Some(Err(wrong)) => {
+            refusals.refuse(&takers, &[], &wrong);
+            (Vec::new(), None)
+        }
+    };
+    if takers.is_empty() && ordinary.is_empty() {
+        let mut starting = ours.iter().filter(|node| world.is_starting(node));
+        let wait = wait.or_else(|| Some(format!("the cluster behind {} is being listed", starting.next()?)));
+        if let Some(wait) = wait {
+            return ExtenderFilterResult::error(&wait);
         }
     }
-    if let Some(split) = world.split(&args.pod, &takers, Instant::now()) {
-        let (chosen, why) = split.unwrap_or_else(|error| (Vec::new(), error));
-        let others = takers.iter().filter(|node| !chosen.contains(node));
-        now.extend(others.map(|node| ((*node).to_owned(), why.clone())));
+    refusals.answer(args)
+}
+
+/// Asks these virtual nodes; gives those that take the pod.
+fn ask<'a>(world: &World, lowering: &mut Lowering<'_>, nodes: &[&'a str]) -> (Vec<&'a str>, Refusals) {
+    let (mut takers, mut refusals) = (Vec::new(), Refusals::default());
+    for node in nodes.iter().copied() {
+        match world.answer(lowering, node) {
+            None | Some(Answer::Fits(_) | Answer::Trusted) => takers.push(node),
+            Some(Answer::Now(reason)) => drop(refusals.now.insert(node.to_owned(), reason)),
+            Some(Answer::Never(reason)) => drop(refusals.never.insert(node.to_owned(), reason)),
+        }
     }
-    let answer = args
-        .nodes
-        .answer(|name| !now.contains_key(name) && !never.contains_key(name));
-    ExtenderFilterResult {
-        failed_nodes: now,
-        failed_and_unresolvable_nodes: never,
-        ..answer
+    (takers, refusals)
+}
+
+// === impl Refusals ===
+
+impl Refusals {
+    /// Refuses those of `takers` that are not `chosen`.
+    fn refuse(&mut self, takers: &[&str], chosen: &[&str], why: &str) {
+        let others = takers.iter().filter(|node| !chosen.contains(node));
+        self.now
+            .extend(others.map(|node| ((*node).to_owned(), why.to_owned())));
+    }
+
+    /// All nodes pass but these.
+    fn answer(self, args: &ExtenderArgs) -> ExtenderFilterResult {
+        let Self { now, never } = self;
+        let answer = args
+            .nodes
+            .answer(|name| !now.contains_key(name) && !never.contains_key(name));
+        ExtenderFilterResult {
+            failed_nodes: now,
+            failed_and_unresolvable_nodes: never,
+            ..answer
+        }
     }
 }
 
@@ -74,33 +114,17 @@ pub fn retry(
     )))
 }
 
-/// Counts the pod for its split where `answer` lets it go, if that is one virtual node: the scheduler asks about the
-/// next pod before this one is bound.
-pub fn assume(world: &mut World, args: &ExtenderArgs, answer: &ExtenderFilterResult) {
-    let refused = |node: &&str| {
-        answer.failed_nodes.contains_key(*node) || answer.failed_and_unresolvable_nodes.contains_key(*node)
-    };
-    let names = args.nodes.names();
-    let virtual_nodes = names
-        .into_iter()
-        .filter(|node| world.virtual_node(node).is_some());
-    let passed: Vec<&str> = virtual_nodes.filter(|node| !refused(node)).collect();
-    if let [node] = passed[..] {
-        world.assume(&args.pod, node, Instant::now());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::testing::{apply_lower_pod, mk_args, mk_pod, mk_stashed, mk_world};
+    use crate::testing::{apply_lower_pod, mk_args, mk_member, mk_pod, mk_stashed, mk_world};
     use tensile_world::UnknownPolicy;
     use tensile_world::uid;
 
     /// The names that pass and those that fail, now and for ever.
-    fn filtered(world: &World, pod: &Value) -> Value {
+    fn filtered(world: &mut World, pod: &Value) -> Value {
         let answer = filter(world, &mk_args(pod, &["va", "vb", "ordinary"]));
         json!([
             answer.node_names,
@@ -112,7 +136,7 @@ mod tests {
     // mk_world: va stands for cluster a with nodes of 2 and 4 CPUs, vb for b with one of 8; of the first two half is in use.
     #[test]
     fn a_node_passes_when_some_lower_node_fits() {
-        let world = mk_world();
+        let mut world = mk_world();
         for (cpu, wanted) in [
             ("1", json!([["va", "vb", "ordinary"], {}, {}])),
             (
@@ -131,7 +155,7 @@ mod tests {
                 }]),
             ),
         ] {
-            assert_eq!(filtered(&world, &mk_pod("p", cpu)), wanted, "{cpu} CPUs");
+            assert_eq!(filtered(&mut world, &mk_pod("p", cpu)), wanted, "{cpu} CPUs");
         }
     }
 
@@ -142,7 +166,7 @@ mod tests {
         apply_lower_pod(&mut world, "b", &victim, "b1");
         let pod = mk_pod("p", "8");
         let args = mk_args(&pod, &["va", "vb"]);
-        let answer = filter(&world, &args);
+        let answer = filter(&mut world, &args);
         assert_eq!(
             answer.failed_nodes.len() + answer.failed_and_unresolvable_nodes.len(),
             2
@@ -152,16 +176,16 @@ mod tests {
         let error = retry(&mut world, &args, &answer).unwrap().error;
         assert_eq!(error, "vb is about to have room for the pod");
         let ordinary = mk_args(&pod, &["va", "vb", "ordinary"]);
-        let answer = filter(&world, &ordinary);
+        let answer = filter(&mut world, &ordinary);
         assert_eq!(retry(&mut world, &ordinary, &answer), None, "another node passes");
     }
 
     #[test]
     fn nothing_passes_before_it_is_known_which_nodes_are_virtual() {
-        let answer = filter(&World::default(), &mk_args(&mk_pod("p", "1"), &["va"]));
+        let answer = filter(&mut World::default(), &mk_args(&mk_pod("p", "1"), &["va"]));
         assert_eq!(
             answer.error,
-            "the nodes and pods of the upper cluster have not been listed yet"
+            "the upper cluster's nodes, pods and lower clusters have not been listed yet"
         );
         assert_eq!(answer.node_names, None);
     }
@@ -173,7 +197,7 @@ mod tests {
         }]);
         assert_eq!(
             filtered(
-                &mk_world(),
+                &mut mk_world(),
                 &mk_stashed(&json!({"nodeSelector": {"disk": "ssd"}}))
             ),
             wanted
@@ -184,7 +208,7 @@ mod tests {
     fn a_stash_that_cannot_be_read_fits_nowhere() {
         let mut pod = mk_pod("p", "1");
         pod["metadata"]["annotations"] = json!({"clusterSelector": "{"});
-        let answer = filtered(&mk_world(), &pod);
+        let answer = filtered(&mut mk_world(), &pod);
         assert_eq!(answer[0], json!(["ordinary"]));
         let reason = answer[2]["va"].as_str().unwrap();
         assert!(
@@ -201,10 +225,10 @@ mod tests {
         let excluded = json!([["ordinary"], {
             "va": "a: not listed yet", "vb": "b: no such cluster is configured"
         }, {}]);
-        assert_eq!(filtered(&world, &mk_pod("p", "1")), excluded);
+        assert_eq!(filtered(&mut world, &mk_pod("p", "1")), excluded);
         world.settings.unknown = UnknownPolicy::TrustNodeStatus;
         assert_eq!(
-            filtered(&world, &mk_pod("p", "1")),
+            filtered(&mut world, &mk_pod("p", "1")),
             json!([["va", "vb", "ordinary"], {}, {}])
         );
     }
@@ -214,7 +238,7 @@ mod tests {
         let mut world = mk_world();
         let labels = world.virtual_node("va").unwrap().labels.clone();
         world.apply_node("va", &labels, Some("name=a2".parse().unwrap()));
-        let answer = filtered(&world, &mk_pod("p", "3"));
+        let answer = filtered(&mut world, &mk_pod("p", "3"));
         assert_eq!(answer[1], json!({"va": "a: 0/1 nodes fit: 1 Insufficient cpu"}));
     }
 
@@ -222,7 +246,10 @@ mod tests {
     fn nodes_that_are_virtual_no_more_pass() {
         let mut world = mk_world();
         world.apply_node("va", &BTreeMap::new(), None);
-        assert_eq!(filtered(&world, &mk_pod("p", "9"))[0], json!(["va", "ordinary"]));
+        assert_eq!(
+            filtered(&mut world, &mk_pod("p", "9"))[0],
+            json!(["va", "ordinary"])
+        );
     }
 
     #[test]
@@ -230,16 +257,9 @@ mod tests {
         let mut world = mk_world();
         let split =
             r#"{"key":"clusterID","strategy":"Fill","shares":{"a":{"replicas":1},"b":{"replicas":1}}}"#;
-        let mk_split = |name: &str| {
-            let mut pod = mk_pod(name, "1");
-            pod["metadata"]["annotations"] = json!({"tensile.dev/split": split});
-            pod["metadata"]["ownerReferences"] = json!([{"uid": "owner", "controller": true}]);
-            pod
-        };
         let mut passing = |name: &str| {
-            let args = mk_args(&mk_split(name), &["va", "vb"]);
-            let answer = filter(&world, &args);
-            assume(&mut world, &args, &answer);
+            let args = mk_args(&mk_member(name, "1", split), &["va", "vb"]);
+            let answer = filter(&mut world, &args);
             json!([answer.node_names, answer.failed_nodes])
         };
         let why = "split: goes to a, the next share: a 0/1, b 0/1";
@@ -259,10 +279,42 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_answered_while_a_model_is_listed_for_the_first_time() {
+    fn a_pod_whose_share_is_not_named_yet_is_tried_again_soon() {
         let mut world = mk_world();
+        let split =
+            r#"{"key":"clusterID","strategy":"Fill","shares":{"a":{"replicas":1},"b":{"replicas":1}}}"#;
+        let pod = mk_member("p", "1", split);
+        let why = "split: goes to a, the next share: a 0/1, b 0/1";
+        let answer = filter(&mut world, &mk_args(&pod, &["vb"]));
+        assert_eq!(
+            answer.error,
+            format!("{why}; the scheduler does not see its room yet")
+        );
+        let answer = filter(&mut world, &mk_args(&pod, &["vb", "ordinary"]));
+        assert_eq!(answer.node_names, Some(vec!["ordinary".to_owned()]));
+        assert_eq!(answer.failed_nodes["vb"], why);
+    }
+
+    #[test]
+    fn nothing_is_answered_until_all_models_have_been_listed_once() {
+        let (mut world, small, large) = (mk_world(), mk_pod("p", "1"), mk_pod("p", "9"));
         world.cluster_mut("a").starting = true;
-        let answer = filter(&world, &mk_args(&mk_pod("p", "1"), &["vb"]));
-        assert_eq!(answer.error, "cluster a is being listed");
+        let asked = |world: &mut World, pod: &Value| filter(world, &mk_args(pod, &["va", "vb"]));
+        assert_eq!(asked(&mut world, &small).error, "cluster a is being listed");
+        world.cluster_mut("a").starting = false;
+        assert_eq!(asked(&mut world, &small).error, "");
+        let joining = world.cluster_mut("a");
+        (joining.starting, joining.doubt) = (true, Some("not listed yet".into()));
+        let answer = asked(&mut world, &small);
+        assert_eq!(
+            answer.node_names,
+            Some(vec!["vb".to_owned()]),
+            "a cluster that joins disturbs no other"
+        );
+        let error = asked(&mut world, &large).error;
+        assert_eq!(
+            error, "the cluster behind va is being listed",
+            "it may be the only one that fits"
+        );
     }
 }

@@ -27,8 +27,8 @@ pub fn preempt(world: &mut World, args: &ExtenderPreemptionArgs) -> ExtenderPree
         .collect();
     // Victims make no room in a share that is met.
     let takers: Vec<&str> = nodes.iter().map(|(node, _)| node.as_str()).collect();
-    if let Some(split) = world.split(&args.pod, &takers, Instant::now()) {
-        let (chosen, _) = split.unwrap_or_default();
+    if let Some(shared) = world.share_after(&args.pod, &takers, Instant::now()) {
+        let chosen = shared.unwrap_or_default().nodes;
         nodes.retain(|(node, _)| world.virtual_node(node).is_none() || chosen.contains(&node.as_str()));
     }
     ExtenderPreemptionResult {
@@ -85,7 +85,7 @@ mod tests {
         }
         let args = crate::testing::mk_args(&mk_pod("p", "4"), &["vb"]);
         assert_eq!(
-            filter(&world, &args).failed_nodes.len(),
+            filter(&mut world, &args).failed_nodes.len(),
             1,
             "asking changes nothing"
         );
