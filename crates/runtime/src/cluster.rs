@@ -20,6 +20,7 @@ use tower::{BoxError, ServiceBuilder};
 
 use tensile_core::names;
 
+use crate::requests::{self, Requests};
 use crate::shutdown::Shutdown;
 
 /// Time to connect. kube's own default of 30 s is longer than the grace that a cluster gets.
@@ -50,6 +51,8 @@ pub struct Cluster {
     pub upgrade: Client,
     /// Where its API server is, as the credentials said when they were read first.
     pub server: http::Uri,
+    /// The namespace of its kubeconfig, which a client must have.
+    namespace: String,
     transports: Arc<Transports>,
     source: Source,
 }
@@ -105,6 +108,14 @@ struct Transports {
     content: ArcSwap<Vec<u8>>,
 }
 
+// === impl Transports ===
+
+impl Transports {
+    fn api(&self) -> Client {
+        Client::clone(&self.api.load())
+    }
+}
+
 // === impl Cluster ===
 
 impl fmt::Debug for Cluster {
@@ -140,15 +151,31 @@ impl Cluster {
             upgrade: ArcSwap::from_pointee(http1(&config)?),
             content: ArcSwap::from_pointee(content),
         });
-        let api = delegate(transports.clone(), &config, |t| Client::clone(&t.api.load()));
-        let upgrade = delegate(transports.clone(), &config, |t| Client::clone(&t.upgrade.load()));
+        let namespace = config.default_namespace.clone();
+        let upgrade = |t: &Transports| Client::clone(&t.upgrade.load());
         Ok(Self {
-            client: api,
-            upgrade,
+            client: delegate(transports.clone(), &namespace, Transports::api, None),
+            upgrade: delegate(transports.clone(), &namespace, upgrade, None),
             server: config.cluster_url,
+            namespace,
             transports,
             source,
         })
+    }
+
+    /// The same cluster over the same connection, for a user whose requests are counted.
+    #[must_use]
+    pub fn counted(&self, requests: Requests) -> Self {
+        let client = delegate(
+            self.transports.clone(),
+            &self.namespace,
+            Transports::api,
+            Some(requests),
+        );
+        Self {
+            client,
+            ..self.clone()
+        }
     }
 
     /// Opens the upper cluster: the kubeconfig if one is given, else the pod's service account.
@@ -279,12 +306,27 @@ async fn parse(content: &[u8]) -> Result<Config, String> {
 }
 
 /// A client whose every request goes to the transport that is current then.
-fn delegate(transports: Arc<Transports>, config: &Config, current: fn(&Transports) -> Client) -> Client {
+fn delegate(
+    transports: Arc<Transports>,
+    namespace: &str,
+    current: fn(&Transports) -> Client,
+    requests: Option<Requests>,
+) -> Client {
     let service = tower::service_fn(move |request: Request<Body>| {
         let client = current(&transports);
-        async move { client.send(request).await }
+        let counted = requests
+            .clone()
+            .map(|requests| (requests, requests::verb(&request)));
+        async move {
+            let answer = client.send(request).await;
+            if let Some((requests, verb)) = counted {
+                let status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
+                requests.count(verb, status);
+            }
+            answer
+        }
     });
-    Client::new(service, config.default_namespace.clone())
+    Client::new(service, namespace)
 }
 
 /// One connection for everything: watches and requests are streams of it, and pings find a dead peer.

@@ -127,6 +127,27 @@ impl Leadership {
     }
 }
 
+/// Runs `work` as long as the lease is ours, and drops it the moment it is not: at the latest at the deadline of the
+/// last renewal by our own clock, whatever request it waits for. `None` when the lease was lost first.
+pub async fn while_held<T>(
+    leadership: &mut watch::Receiver<Leadership>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! { biased; () = until_lost(leadership) => None, done = work => Some(done) }
+}
+
+async fn until_lost(leadership: &mut watch::Receiver<Leadership>) {
+    loop {
+        let Leadership::Held { until } = *leadership.borrow_and_update() else {
+            return;
+        };
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => return,
+            changed = leadership.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
 // === impl Candidate ===
 
 impl<S: Store> Candidate<S> {
@@ -486,5 +507,78 @@ mod tests {
         let read = store.get().await.unwrap().unwrap();
         assert!(store.replace(&b.claim(Some(&read))).await.is_ok());
         assert!(store.replace(&a.claim(Some(&read))).await.is_err());
+    }
+
+    /// The way of one candidate to the lease, which can be cut.
+    #[derive(Clone, Default)]
+    struct Link {
+        lease: Memory,
+        cut: Arc<Mutex<bool>>,
+    }
+
+    impl Link {
+        fn check(&self) -> kube::Result<()> {
+            if *self.cut.lock() {
+                Err(refused(500))
+            } else {
+                Ok(())
+            }
+        }
+    }
+
+    impl Store for Link {
+        async fn get(&self) -> kube::Result<Option<Lease>> {
+            self.check()?;
+            self.lease.get().await
+        }
+        async fn create(&self, lease: &Lease) -> kube::Result<Lease> {
+            self.check()?;
+            self.lease.create(lease).await
+        }
+        async fn replace(&self, lease: &Lease) -> kube::Result<Lease> {
+            self.check()?;
+            self.lease.replace(lease).await
+        }
+    }
+
+    /// A request whose answer never comes; notes when it is given up.
+    struct UnderWay<'a>(&'a Mutex<Option<Instant>>);
+
+    impl Drop for UnderWay<'_> {
+        fn drop(&mut self) {
+            *self.0.lock() = Some(Instant::now());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_under_way_is_given_up_before_anybody_else_may_write() {
+        let link = Link::default();
+        let (mut a, _task) = Candidate::new(link.clone(), "lease", "a").spawn(Shutdown::default());
+        wait_for(&mut a, Leadership::held).await;
+        let (mut b, _other) = Candidate::new(link.lease.clone(), "lease", "b").spawn(Shutdown::default());
+        wait_for(&mut b, |state| *state == Leadership::Other { holder: "a".into() }).await;
+        let given_up = Mutex::new(None);
+        let request = async {
+            let _under_way = UnderWay(&given_up);
+            std::future::pending::<()>().await;
+        };
+        *link.cut.lock() = true;
+        let cut = Instant::now();
+        assert_eq!(while_held(&mut a, request).await, None);
+        assert_eq!(link.lease.holder(), "a", "nobody may have taken it yet");
+        assert!(cut.elapsed() <= RENEW_DEADLINE, "{:?}", cut.elapsed());
+        wait_for(&mut b, Leadership::held).await;
+        assert!(given_up.lock().is_some_and(|at| at < Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_ends_while_the_lease_is_held_has_its_result() {
+        let (mut a, _task) = Candidate::new(Memory::default(), "lease", "a").spawn(Shutdown::default());
+        wait_for(&mut a, Leadership::held).await;
+        let work = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            7
+        };
+        assert_eq!(while_held(&mut a, work).await, Some(7));
     }
 }

@@ -50,6 +50,28 @@ pub struct Depth {
     pub running: usize,
 }
 
+/// Where a key is, for those who ask why nothing happens with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which lane it is in.
+    pub lane: Lane,
+    /// Failed attempts in a row.
+    pub failures: u32,
+    /// How long it still waits, if it waits for a time.
+    pub due_in: Option<Duration>,
+}
+
+/// A part of the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Waits for its first attempt.
+    Fresh,
+    /// Waits for another attempt, which is due or will be.
+    Retry,
+    /// Its job runs.
+    Running,
+}
+
 #[derive(Debug)]
 struct Shared<K> {
     state: Mutex<State<K>>,
@@ -141,6 +163,26 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         }
     }
 
+    /// Where `key` is; `None` when nothing is to be done with it.
+    #[must_use]
+    pub fn place(&self, key: &K) -> Option<Place> {
+        let state = self.0.state.lock();
+        let job = state.jobs.get(key)?;
+        let (lane, timer) = match job.stage {
+            Stage::Fresh => (Lane::Fresh, None),
+            Stage::Due => (Lane::Retry, None),
+            Stage::Waiting(timer) => (Lane::Retry, Some(timer)),
+            Stage::Running { .. } => (Lane::Running, None),
+        };
+        let due = |timer| state.timers.iter().find(|Reverse((_, other))| *other == timer);
+        let due = timer.and_then(due).map(|Reverse((at, _))| *at);
+        Some(Place {
+            lane,
+            failures: job.failures,
+            due_in: due.map(|at| at.saturating_duration_since(Instant::now())),
+        })
+    }
+
     /// Takes keys until the future is dropped, with `workers` jobs at a time.
     pub async fn run<F, Fut>(&self, workers: usize, work: F)
     where
@@ -181,6 +223,20 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     fn finish(&self, key: &K, outcome: Outcome) {
         self.0.state.lock().finish(key, outcome, Instant::now());
         self.0.changed.notify_one();
+    }
+}
+
+// === impl Lane ===
+
+impl Lane {
+    /// For metrics and pages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Retry => "retry",
+            Self::Running => "running",
+        }
     }
 }
 
@@ -448,5 +504,19 @@ mod tests {
         })
         .await;
         assert_eq!(log, [("a", 0), ("b", 0), ("c", 0)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_place_of_a_key_tells_why_it_waits() {
+        let queue = Queue::default();
+        queue.push("fresh");
+        assert_eq!(queue.place(&"fresh").map(|place| place.lane), Some(Lane::Fresh));
+        let run = queue.run(1, |_| async { Outcome::Retry });
+        let _ = tokio::time::timeout(Duration::from_millis(300), run).await;
+        let place = queue.place(&"fresh").unwrap();
+        assert_eq!((place.lane, place.failures), (Lane::Retry, 2));
+        // The second attempt was after 250 ms, the third is 500 ms later.
+        assert_eq!(place.due_in, Some(Duration::from_millis(450)));
+        assert_eq!(queue.place(&"other"), None);
     }
 }

@@ -17,6 +17,7 @@ use prometheus::{IntCounterVec, Opts, Registry};
 use serde::de::DeserializeOwned;
 
 use crate::admin::Condition;
+use crate::health::Health;
 use crate::key::Key;
 
 /// Failed starts in a row after which the resourceVersion is given up. One may be a server that restarts;
@@ -24,7 +25,7 @@ use crate::key::Key;
 const START_FAILURES: u32 = 3;
 
 /// What an index is told; always in order, never concurrently.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Change<K> {
     /// The object is new or changed.
     Apply(K),
@@ -34,11 +35,12 @@ pub enum Change<K> {
     Reset(HashSet<Key>),
 }
 
-/// Counters of all watches of a process.
+/// Counters of all watches of a process, and who says that they fail.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     lists: IntCounterVec,
     errors: IntCounterVec,
+    health: Health,
 }
 
 /// One watch: what to look at, and under which name it is counted and waited for.
@@ -78,10 +80,20 @@ impl Metrics {
         let metrics = Self {
             lists: IntCounterVec::new(lists, &["watch"])?,
             errors: IntCounterVec::new(errors, &["watch"])?,
+            health: Health::new("watches"),
         };
         registry.register(Box::new(metrics.lists.clone()))?;
         registry.register(Box::new(metrics.errors.clone()))?;
         Ok(metrics)
+    }
+
+    /// The same counters for watches that fail and recover together, such as those of one cluster.
+    #[must_use]
+    pub fn of(&self, name: &str) -> Self {
+        Self {
+            health: Health::new(name),
+            ..self.clone()
+        }
     }
 }
 
@@ -95,7 +107,7 @@ where
     pub async fn run(self, mut on: impl FnMut(Change<K>)) {
         loop {
             self.until_stuck(&mut on).await;
-            tracing::warn!(
+            tracing::debug!(
                 watch = self.name,
                 "the server does not take up the watch again; listing anew"
             );
@@ -105,11 +117,12 @@ where
     async fn until_stuck(&self, on: &mut impl FnMut(Change<K>)) {
         let mut events = pin!(watcher(self.api.clone(), self.config.clone()).default_backoff());
         let mut relist = Relist::default();
-        let mut health = Health::new(self.name);
+        let mut starts = 0;
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {
-                    health.good();
+                    starts = 0;
+                    self.metrics.health.good(self.name);
                     if matches!(event, Event::InitDone) {
                         self.metrics.lists.with_label_values(&[self.name]).inc();
                         self.ready.set(true);
@@ -117,53 +130,22 @@ where
                     relist.change(event).into_iter().for_each(&mut *on);
                 }
                 Err(error) => {
-                    self.metrics.errors.with_label_values(&[self.name]).inc();
-                    if health.bad(&error) >= START_FAILURES {
+                    self.failed(&error);
+                    starts += u32::from(matches!(error, watcher::Error::WatchStartFailed(_)));
+                    if starts >= START_FAILURES {
                         return;
                     }
                 }
             }
         }
     }
-}
 
-/// Says once that a watch fails and once that it works again, and counts failed starts.
-#[derive(Debug)]
-struct Health {
-    name: &'static str,
-    failing: bool,
-    starts: u32,
-}
-
-// === impl Health ===
-
-impl Health {
-    fn new(name: &'static str) -> Self {
-        Self {
-            name,
-            failing: false,
-            starts: 0,
+    fn failed(&self, error: &watcher::Error) {
+        self.metrics.errors.with_label_values(&[self.name]).inc();
+        // A 410 is part of the protocol.
+        if !matches!(error, watcher::Error::WatchError(status) if status.code == 410) {
+            self.metrics.health.bad(self.name, error);
         }
-    }
-
-    fn good(&mut self) {
-        self.starts = 0;
-        if std::mem::take(&mut self.failing) {
-            tracing::info!(watch = self.name, "watch works again");
-        }
-    }
-
-    /// Returns the number of failed starts in a row.
-    fn bad(&mut self, error: &watcher::Error) -> u32 {
-        if matches!(error, watcher::Error::WatchStartFailed(_)) {
-            self.starts += 1;
-        }
-        // A stream that the server ends and a 410 are part of the protocol.
-        let expected = matches!(error, watcher::Error::WatchError(status) if status.code == 410);
-        if !expected && !std::mem::replace(&mut self.failing, true) {
-            tracing::warn!(watch = self.name, %error, "watch fails, trying on");
-        }
-        self.starts
     }
 }
 

@@ -34,6 +34,19 @@ pub enum ApiError {
 
 // === impl ApiError ===
 
+impl ApiError {
+    /// The kind of failure, for metrics.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) => "not-found",
+            Self::Conflict(_) => "conflict",
+            Self::Refused(_) => "refused",
+            Self::Transient(_) => "unavailable",
+        }
+    }
+}
+
 impl From<kube::Error> for ApiError {
     fn from(error: kube::Error) -> Self {
         let kube::Error::Api(status) = &error else {

@@ -114,6 +114,10 @@ pub struct Args {
     #[arg(long, env = "MIRROR_SERVICES", default_value_t = true, action = clap::ArgAction::Set,
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub mirror_services: bool,
+    /// How long a lower pod that should have ended may stay on a node that is dead before it is removed without its
+    /// kubelet, in seconds; for ever if not given.
+    #[arg(long, env = "FORCE_DELETE_AFTER", value_parser = seconds)]
+    pub force_delete_after: Option<Duration>,
     /// Goes in front of the names of lower namespaces, with a hyphen; for several upper clusters on one lower cluster.
     #[arg(long, env = "NAMESPACE_PREFIX", value_parser = prefix)]
     pub namespace_prefix: Option<String>,

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::Client;
 
@@ -60,6 +61,8 @@ pub struct Settings {
     pub service_account: ServiceAccount,
     /// Where lower pods reach the upper API server, if that is known.
     pub upper_api: Option<ApiAddress>,
+    /// How long a lower pod may be overdue on a dead node before it is removed without its kubelet; for ever if `None`.
+    pub force_delete_after: Option<Duration>,
 }
 
 // === impl Settings ===

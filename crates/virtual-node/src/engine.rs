@@ -1,336 +1,267 @@
 //! Everything that runs while we hold the lease of a lower cluster: when its future is dropped, all watches end
 //! and requests under way are aborted, so that nothing is written after the lease is lost.
 //!
-//! Watches are tasks of their own, which the future owns: an API server gives up a watch that is not read at once
-//! while thousands of pods change, and reading must not wait for the writers. Writers run inside the future itself,
-//! so that they stop the moment it is dropped.
+//! Writers run inside the future itself, so that they stop the moment it is dropped; [`watches`](crate::watches) are
+//! tasks that it owns.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::future::join_all;
 use kube::runtime::watcher::Config;
-use kube::{Api, Resource};
-use serde::de::{DeserializeOwned, IgnoredAny};
+use prometheus::IntGauge;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 
 use tensile_core::names;
 use tensile_runtime::admin::Readiness;
-use tensile_runtime::cluster::Cluster;
 use tensile_runtime::object::{
     ConfigMaps, EndpointSlices, Meta, Namespaces, PersistentVolumeClaims, Secrets, Services, Slim,
 };
-use tensile_runtime::watch::{Change, Metrics as WatchMetrics, Watch};
+use tensile_runtime::watch::Change;
 
 use crate::context::Context;
 use crate::events;
-use crate::node::{AllDown, Capacity, Heartbeat, Identity, Publisher, Reachability, reach};
+use crate::node::{AllDown, Heartbeat, Identity, LowerNode, OtherPod, Publisher, Reachability, reach};
 use crate::objects::{self, Kind};
 use crate::pods;
 use crate::shared::Shared;
+use crate::watches::{Side, Watches};
 
 /// Objects that are made or renewed at a time; a copy is two requests.
 const OBJECT_WORKERS: usize = 8;
 /// Events that are shown at a time; nobody waits for them.
 const EVENT_WORKERS: usize = 2;
-/// Minor version from which API servers stream initial lists; before, lists are paged.
-const STREAMING_LISTS_SINCE: u32 = 34;
 
-/// What the engine of one virtual node runs with.
+/// What the virtual nodes of one lower cluster run with.
 #[derive(Debug)]
 pub struct Engine {
+    /// Id of the lower cluster.
+    pub id: String,
     /// The upper cluster.
-    pub upper: Cluster,
-    /// Its minor version.
-    pub upper_minor: u32,
+    pub upper: Side,
     /// The lower cluster.
-    pub lower: Cluster,
-    /// Its minor version.
-    pub lower_minor: u32,
-    /// What the Node is.
-    pub identity: Identity,
+    pub lower: Side,
     /// How long the lower cluster may be silent.
     pub grace: Duration,
-    /// Pods that are worked on at a time.
+    /// Pods that are worked on at a time, for each virtual node.
     pub pod_workers: usize,
     /// What readiness depends on.
     pub readiness: Readiness,
-    /// Counters of the watches.
-    pub watch_metrics: WatchMetrics,
+    /// Whether the lower cluster answers.
+    pub reachable: IntGauge,
     /// Whether every lower cluster seems dead.
     pub all_down: AllDown,
+}
+
+/// One virtual node of the lower cluster.
+pub struct Member {
+    /// What its Node is.
+    pub identity: Identity,
+    /// What works for it.
+    pub context: Context,
 }
 
 /// A copy of a Service: its spec has the address that the lower cluster gave it.
 type LowerService = Slim<Services, Value, IgnoredAny>;
 
-/// What can be watched.
-trait Watched:
-    Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static
-{
-}
-
-impl<K> Watched for K where
-    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static
-{
-}
-
-/// Counts the watches that have not listed yet.
-#[derive(Debug, Default)]
-struct Synced {
-    missing: AtomicUsize,
-    all: Notify,
-}
-
-/// The watches of an engine; they end when this is dropped.
-struct Watches<'a> {
-    engine: &'a Engine,
-    /// What they fill.
-    shared: &'a Arc<Shared>,
-    synced: Arc<Synced>,
-    tasks: JoinSet<()>,
-}
-
-// === impl Synced ===
-
-impl Synced {
-    fn done(&self) {
-        if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.all.notify_waiters();
-        }
-    }
-
-    async fn wait(&self) {
-        loop {
-            let all = self.all.notified();
-            if self.missing.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            all.await;
-        }
-    }
-}
-
-// === impl Watches ===
-
-impl<'a> Watches<'a> {
-    fn new(engine: &'a Engine, shared: &'a Arc<Shared>) -> Self {
-        Self {
-            engine,
-            shared,
-            synced: Arc::default(),
-            tasks: JoinSet::new(),
-        }
-    }
-
-    /// A watch of the upper cluster that tells `on` of changes.
-    fn upper<K: Watched>(
-        &mut self,
-        name: &'static str,
-        config: Config,
-        on: impl FnMut(&Shared, Change<K>) + Send + 'static,
-    ) {
-        self.add((&self.engine.upper, self.engine.upper_minor), name, config, on);
-    }
-
-    /// A watch of the lower cluster that tells `on` of changes.
-    fn lower<K: Watched>(
-        &mut self,
-        name: &'static str,
-        config: Config,
-        on: impl FnMut(&Shared, Change<K>) + Send + 'static,
-    ) {
-        self.add((&self.engine.lower, self.engine.lower_minor), name, config, on);
-    }
-
-    /// A watch over all namespaces of a cluster of this minor version.
-    fn add<K: Watched>(
-        &mut self,
-        (cluster, minor): (&Cluster, u32),
-        name: &'static str,
-        config: Config,
-        mut on: impl FnMut(&Shared, Change<K>) + Send + 'static,
-    ) {
-        self.synced.missing.fetch_add(1, Ordering::AcqRel);
-        let (shared, synced) = (self.shared.clone(), self.synced.clone());
-        let mut waited_for = true;
-        let watch = Watch {
-            api: Api::all(cluster.client.clone()),
-            config: if minor >= STREAMING_LISTS_SINCE {
-                config.streaming_lists()
-            } else {
-                config
-            },
-            name,
-            ready: self.engine.readiness.condition(name),
-            metrics: self.engine.watch_metrics.clone(),
-        };
-        self.tasks.spawn(watch.run(move |change| {
-            let listed = matches!(change, Change::Reset(_));
-            on(&shared, change);
-            if listed && std::mem::take(&mut waited_for) {
-                synced.done();
-            }
-        }));
-    }
-
-    /// Runs until dropped. A watch never ends by itself; if one panics, so do we.
-    async fn run(mut self) {
-        while let Some(ended) = self.tasks.join_next().await {
-            if let Err(error) = ended
-                && error.is_panic()
-            {
-                std::panic::resume_unwind(error.into_panic());
-            }
-        }
-    }
-}
-
 // === impl Engine ===
 
 impl Engine {
-    /// Runs until the future is dropped.
-    pub async fn run(&self, context: &Context) {
-        let capacity = context.shared.capacity.clone();
-        *capacity.lock() = Capacity::new(context.settings.pool.clone());
+    /// Runs until the future is dropped. `members` is not empty.
+    pub async fn run(&self, members: &[Member]) {
         let (reach, reachability) = watch::channel(Reachability::Reachable);
-        let publisher = Arc::new(Publisher::new(
-            self.upper.client.clone(),
-            self.identity.clone(),
-            capacity,
-            reachability,
-            context.metrics.clone(),
-        ));
-        let heartbeat = Heartbeat::new(self.upper.client.clone(), &self.identity.name, publisher.uid());
-        let mut watches = Watches::new(self, &context.shared);
-        self.watch_pods(&mut watches, context);
-        watch_objects(&mut watches, context);
-        watch_services(&mut watches, context);
-        self.watch_claims(&mut watches, context);
-        self.watch_nodes(&mut watches, context, &publisher);
-        let synced = watches.synced.clone();
+        let publishers: Vec<Arc<Publisher>> = members
+            .iter()
+            .map(|member| {
+                let identity = member.identity.clone();
+                Arc::new(Publisher::new(&member.context, identity, reachability.clone()))
+            })
+            .collect();
+        let watches = self.watches(members, &publishers);
+        let synced = watches.synced();
         let work = async {
             synced.wait().await;
-            tracing::info!(
-                node = self.identity.name,
-                pods = context.shared.lock().pods.len(),
-                "in step with both clusters"
-            );
-            let (pods, objects, events) = (
-                pods::Worker::new(context.clone()),
-                objects::Worker::new(context.clone()),
-                events::Worker::new(context.clone()),
-            );
-            tokio::join!(
-                context.shared.pods.run(self.pod_workers, |key| pods.work(key)),
-                context
-                    .shared
-                    .objects
-                    .run(OBJECT_WORKERS, |key| objects.work(key)),
-                context.shared.events.run(EVENT_WORKERS, |key| events.work(key)),
-                publisher.run(),
-                heartbeat.run(),
-            );
+            tracing::info!(cluster = self.id, "in step with both clusters");
+            let nodes = members.iter().zip(&publishers);
+            join_all(nodes.map(|(member, publisher)| self.work(member, publisher))).await;
         };
-        let down = self.all_down.add(&self.identity.name);
-        let silence = pods::follow_silence(context, reach.subscribe(), down);
-        let watch_over = reach::watch_over(self.lower.client.clone(), self.grace, reach);
-        tokio::join!(watches.run(), watch_over, silence, work);
+        let down = self.all_down.add(&self.id);
+        let silence = join_all(
+            members
+                .iter()
+                .map(|member| pods::follow_silence(&member.context, reach.subscribe(), &down)),
+        );
+        let show = show(reach.subscribe(), &self.reachable);
+        let lower = self.lower.cluster.client.clone();
+        let watch_over = reach::watch_over(&self.id, lower, self.grace, reach);
+        tokio::join!(watches.run(), watch_over, show, silence, work);
+    }
+
+    /// Works for one virtual node.
+    async fn work(&self, member: &Member, publisher: &Publisher) {
+        let context = &member.context;
+        let heartbeat = Heartbeat::new(context.upper.clone(), &member.identity.name, publisher.uid());
+        let (pods, objects, events) = (
+            pods::Worker::new(context.clone()),
+            objects::Worker::new(context.clone()),
+            events::Worker::new(context.clone()),
+        );
+        let shared = &context.shared;
+        tokio::join!(
+            shared.pods.run(self.pod_workers, |key| pods.work(key)),
+            shared.objects.run(OBJECT_WORKERS, |key| objects.work(key)),
+            shared.events.run(EVENT_WORKERS, |key| events.work(key)),
+            publisher.run(),
+            heartbeat.run(),
+        );
+    }
+
+    fn watches(&self, members: &[Member], publishers: &[Arc<Publisher>]) -> Watches<'_> {
+        let all = members.iter().map(|member| member.context.shared.clone());
+        let mut watches = Watches::new(&self.readiness, all.collect());
+        for (member, publisher) in members.iter().zip(publishers) {
+            self.watch_own(&mut watches, member, publisher);
+        }
+        // What virtual nodes of one cluster share does not differ between them.
+        if let Some(member) = members.first() {
+            self.watch_pods(&mut watches, &member.context);
+            self.watch_objects(&mut watches, &member.context);
+            self.watch_services(&mut watches, &member.context);
+            self.watch_nodes(&mut watches, &member.context, publishers);
+        }
+        watches
+    }
+
+    /// What is about one virtual node alone.
+    fn watch_own(&self, watches: &mut Watches<'_>, member: &Member, publisher: &Arc<Publisher>) {
+        let name = &member.identity.name;
+        let condition = |watch: &str| format!("{watch} of {name}");
+        let bound = Config::default().fields(&format!("spec.nodeName={name}"));
+        let shared = member.context.shared.clone();
+        let on = move |change| shared.upper_pod(change);
+        watches.add(&self.upper, "upper-pods", &condition("upper-pods"), bound, on);
+        let own = Config::default().labels(&format!("{}={name}", names::ORIGIN_NODE));
+        let shared = member.context.shared.clone();
+        let on = move |change| shared.upper_volume(change);
+        watches.add(&self.upper, "upper-volumes", &condition("upper-volumes"), own, on);
+        let own = Config::default().fields(&format!("metadata.name={name}"));
+        let publisher = publisher.clone();
+        let on = move |change| publisher.own_node(change);
+        watches.add(&self.upper, "upper-node", &condition("upper-node"), own, on);
     }
 
     fn watch_pods(&self, watches: &mut Watches<'_>, context: &Context) {
-        let bound = Config::default().fields(&format!("spec.nodeName={}", self.identity.name));
-        watches.upper("upper-pods", bound, Shared::upper_pod);
-        watches.lower("lower-pods", ours(context), Shared::lower_pod);
+        watches.for_all(&self.lower, "lower-pods", ours(context), Shared::lower_pod);
         let told = Config::default().fields(events::SELECTOR);
-        watches.lower("lower-events", told, Shared::lower_event);
+        watches.for_all(&self.lower, "lower-events", told, Shared::lower_event);
     }
 
-    fn watch_claims(&self, watches: &mut Watches<'_>, context: &Context) {
-        let kind = Kind::PersistentVolumeClaim;
-        let upper = move |shared: &Shared, change: Change<Meta<PersistentVolumeClaims>>| {
-            shared.upper_object(kind, change);
+    fn watch_nodes(&self, watches: &mut Watches<'_>, context: &Context, publishers: &[Arc<Publisher>]) {
+        let (capacity, tell) = (context.shared.capacity.clone(), publishers.to_vec());
+        let on = move |change: Change<LowerNode>| {
+            capacity.lock().node(change);
+            tell.iter().for_each(|publisher| publisher.notify());
         };
-        watches.upper("upper-claims", Config::default(), upper);
-        let lower = move |shared: &Shared, change: Change<Meta<PersistentVolumeClaims>>| {
-            shared.lower_object(kind, change, |_, _, _| {});
-        };
-        watches.lower("lower-claims", ours(context), lower);
-        let own = Config::default().labels(&format!("{}={}", names::ORIGIN_NODE, self.identity.name));
-        watches.upper("upper-volumes", own, Shared::upper_volume);
-    }
-
-    fn watch_nodes(&self, watches: &mut Watches<'_>, context: &Context, publisher: &Arc<Publisher>) {
-        let own = Config::default().fields(&format!("metadata.name={}", self.identity.name));
-        let tell = publisher.clone();
-        watches.upper("upper-node", own, move |_, change| tell.own_node(change));
-        let tell = publisher.clone();
-        watches.lower("lower-nodes", Config::default(), move |shared, change| {
-            shared.capacity.lock().node(change);
-            tell.notify();
-        });
+        watches.add(&self.lower, "lower-nodes", "lower-nodes", Config::default(), on);
         let origin = &context.settings.origin_cluster;
         let others = Config::default().labels(&format!("{}!={origin}", names::ORIGIN_CLUSTER));
-        let tell = publisher.clone();
-        watches.lower("lower-other-pods", others, move |shared, change| {
-            if shared.capacity.lock().other_pod(change) {
-                tell.notify();
+        let (capacity, tell) = (context.shared.capacity.clone(), publishers.to_vec());
+        let on = move |change: Change<OtherPod>| {
+            if capacity.lock().other_pod(change) {
+                tell.iter().for_each(|publisher| publisher.notify());
             }
-        });
-    }
-}
-
-fn watch_objects(watches: &mut Watches<'_>, context: &Context) {
-    let all = Config::default;
-    let config_maps = |shared: &Shared, change: Change<Meta<ConfigMaps>>| {
-        shared.upper_object(Kind::ConfigMap, change);
-    };
-    watches.upper("upper-configmaps", all(), config_maps);
-    let secrets = |shared: &Shared, change: Change<Meta<Secrets>>| {
-        shared.upper_object(Kind::Secret, change);
-    };
-    watches.upper("upper-secrets", all(), secrets);
-    let config_maps = |shared: &Shared, change: Change<Meta<ConfigMaps>>| {
-        shared.lower_object(Kind::ConfigMap, change, |_, _, _| {});
-    };
-    watches.lower("lower-configmaps", ours(context), config_maps);
-    watches.lower("lower-secrets", ours(context), Shared::lower_secret);
-    watches.upper("upper-namespaces", all(), Shared::upper_namespace);
-    let namespaces = |shared: &Shared, change: Change<Meta<Namespaces>>| {
-        shared.lower_object(Kind::Namespace, change, |_, _, _| {});
-    };
-    watches.lower("lower-namespaces", all(), namespaces);
-}
-
-/// Below also when they are not mirrored: copies from before are then removed.
-fn watch_services(watches: &mut Watches<'_>, context: &Context) {
-    if context.settings.mirror_services {
-        let services = |shared: &Shared, change: Change<Meta<Services>>| {
-            shared.upper_object(Kind::Service, change);
         };
-        watches.upper("upper-services", Config::default(), services);
-        let slices = |shared: &Shared, change: Change<Meta<EndpointSlices>>| {
-            shared.upper_object(Kind::EndpointSlice, change);
-        };
-        watches.upper("upper-endpointslices", Config::default(), slices);
+        watches.add(&self.lower, "lower-other-pods", "lower-other-pods", others, on);
     }
-    let services = |shared: &Shared, change: Change<LowerService>| {
-        shared.lower_object(Kind::Service, change, |state, key, service| {
-            let copy = json!({"metadata": service.metadata, "spec": service.spec});
-            state.objects.services.set(key, Some(&copy));
-        });
-    };
-    watches.lower("lower-services", ours(context), services);
-    let slices = |shared: &Shared, change: Change<Meta<EndpointSlices>>| {
-        shared.lower_object(Kind::EndpointSlice, change, |_, _, _| {});
-    };
-    watches.lower("lower-endpointslices", ours(context), slices);
+
+    fn watch_objects(&self, watches: &mut Watches<'_>, context: &Context) {
+        let (upper, lower) = (&self.upper, &self.lower);
+        let (all, ours) = (Config::default, || ours(context));
+        watches.for_all(
+            upper,
+            "upper-configmaps",
+            all(),
+            original::<ConfigMaps>(Kind::ConfigMap),
+        );
+        watches.for_all(upper, "upper-secrets", all(), original::<Secrets>(Kind::Secret));
+        let claims = Kind::PersistentVolumeClaim;
+        watches.for_all(
+            upper,
+            "upper-claims",
+            all(),
+            original::<PersistentVolumeClaims>(claims),
+        );
+        watches.for_all(upper, "upper-namespaces", all(), Shared::upper_namespace);
+        watches.for_all(
+            lower,
+            "lower-configmaps",
+            ours(),
+            copy::<ConfigMaps>(Kind::ConfigMap),
+        );
+        watches.for_all(lower, "lower-secrets", ours(), Shared::lower_secret);
+        watches.for_all(
+            lower,
+            "lower-claims",
+            ours(),
+            copy::<PersistentVolumeClaims>(claims),
+        );
+        watches.for_all(
+            lower,
+            "lower-namespaces",
+            all(),
+            copy::<Namespaces>(Kind::Namespace),
+        );
+    }
+
+    /// Below also when they are not mirrored: copies from before are then removed.
+    fn watch_services(&self, watches: &mut Watches<'_>, context: &Context) {
+        let slices = Kind::EndpointSlice;
+        if context.settings.mirror_services {
+            let services = original::<Services>(Kind::Service);
+            watches.for_all(&self.upper, "upper-services", Config::default(), services);
+            let slices = original::<EndpointSlices>(slices);
+            watches.for_all(&self.upper, "upper-endpointslices", Config::default(), slices);
+        }
+        let services = |shared: &Shared, change: Change<LowerService>| {
+            shared.lower_object(Kind::Service, change, |state, key, service| {
+                let copy = json!({"metadata": service.metadata, "spec": service.spec});
+                state.objects.services.set(key, Some(&copy));
+            });
+        };
+        watches.for_all(&self.lower, "lower-services", ours(context), services);
+        let slices = copy::<EndpointSlices>(slices);
+        watches.for_all(&self.lower, "lower-endpointslices", ours(context), slices);
+    }
 }
 
 /// Selects lower objects of ours.
 fn ours(context: &Context) -> Config {
     let origin = &context.settings.origin_cluster;
     Config::default().labels(&format!("{}={origin}", names::ORIGIN_CLUSTER))
+}
+
+/// Tells of originals of a kind.
+fn original<K: tensile_runtime::object::Kind>(kind: Kind) -> impl Fn(&Shared, Change<Meta<K>>) {
+    move |shared, change| shared.upper_object(kind, change)
+}
+
+/// Tells of copies of a kind.
+fn copy<K: tensile_runtime::object::Kind>(kind: Kind) -> impl Fn(&Shared, Change<Meta<K>>)
+where
+    Meta<K>: kube::Resource,
+{
+    move |shared, change| shared.lower_object(kind, change, |_, _, _| {})
+}
+
+/// Shows whether the lower cluster answers, until dropped.
+async fn show(mut reachability: watch::Receiver<Reachability>, gauge: &IntGauge) {
+    loop {
+        let answers = *reachability.borrow_and_update() == Reachability::Reachable;
+        gauge.set(answers.into());
+        if reachability.changed().await.is_err() {
+            return;
+        }
+    }
 }

@@ -4,27 +4,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use tensile_runtime::admin::{Condition, Readiness};
 use tensile_runtime::cluster::{Cluster, ClusterError, Identity};
 use tensile_runtime::clusters::NodeConfig;
-use tensile_runtime::lease::{ApiStore, Candidate, Leadership};
+use tensile_runtime::lease::{ApiStore, Candidate, Leadership, while_held};
 use tensile_runtime::shutdown::Shutdown;
-use tensile_runtime::watch::Metrics as WatchMetrics;
 
 use crate::args::Args;
 use crate::context::Context;
-use crate::engine::Engine;
+use crate::engine::{Engine, Member};
 use crate::kubelet::{Current, Kubelet};
 use crate::leaving::Leaving;
-use crate::metrics::Metrics;
-use crate::node::{NodeError, check_owner, hold};
+use crate::metrics::{ClusterMetrics, Metrics, Sizes};
+use crate::node::{Capacity, NodeError, check_owner, hold};
 use crate::pools::Pool;
 use crate::process::Process;
-use crate::registries::OwnRegistry;
+use crate::registries::{NodeState, OwnRegistry};
 use crate::shared::Shared;
+use crate::watches::Side;
 
 /// Time between attempts to find out who the lower cluster is.
 const ASK_INTERVAL: Duration = Duration::from_secs(5);
@@ -40,6 +41,9 @@ pub struct LowerCluster {
     pub cluster: Cluster,
     lease: String,
     nodes: Vec<VirtualNode>,
+    metrics: ClusterMetrics,
+    /// Its figures end with it.
+    _registry: OwnRegistry,
     readiness: Readiness,
     leading: Condition,
     servers: Vec<JoinHandle<()>>,
@@ -53,7 +57,6 @@ pub struct VirtualNode {
     taints: Option<Vec<serde_json::Value>>,
     pool: Pool,
     metrics: Metrics,
-    watch_metrics: WatchMetrics,
     current: Current,
     /// Its figures end with it.
     _registry: OwnRegistry,
@@ -89,19 +92,23 @@ impl LowerCluster {
         process: Arc<Process>,
         id: &str,
         lease: &str,
-        cluster: Cluster,
+        cluster: &Cluster,
         nodes: &[(Args, NodeConfig)],
         readiness: Readiness,
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
         let configs: Vec<NodeConfig> = nodes.iter().map(|(_, config)| config.clone()).collect();
+        let registry = process.registries.add_cluster(id)?;
+        let metrics = ClusterMetrics::new(&registry.registry)?;
         let mut lower = Self {
             leading: readiness.condition("lease"),
+            cluster: cluster.counted(metrics.requests[1].clone()),
             process,
             id: id.to_owned(),
-            cluster,
             lease: lease.to_owned(),
             nodes: Vec::new(),
+            metrics,
+            _registry: registry,
             readiness,
             servers: Vec::new(),
             shutdown,
@@ -115,9 +122,13 @@ impl LowerCluster {
 
     async fn add(&mut self, args: &Args, config: &NodeConfig, pool: Pool) -> anyhow::Result<()> {
         let process = &self.process;
-        let own = process.registries.add(&self.id, &config.name)?;
-        let watch_metrics = WatchMetrics::new(&own.registry)?;
         let current = Current::default();
+        let own = process.registries.add_node(NodeState {
+            cluster: self.id.clone(),
+            name: args.nodename.clone(),
+            current: current.clone(),
+        })?;
+        Sizes::register(&own.registry, current.clone())?;
         let kubelet = Kubelet::new(
             args,
             &process.node_ip,
@@ -128,14 +139,13 @@ impl LowerCluster {
         )
         .await?;
         let ready = self.readiness.condition("client-ca");
-        let serving = kubelet.run(self.shutdown.clone(), ready, watch_metrics.clone());
+        let serving = kubelet.run(self.shutdown.clone(), ready, self.metrics.watches.clone());
         self.servers.push(tokio::spawn(serving));
         self.nodes.push(VirtualNode {
             args: args.clone(),
             taints: config.taints.clone(),
             pool,
             metrics: Metrics::new(&own.registry)?,
-            watch_metrics,
             current,
             _registry: own,
         });
@@ -186,12 +196,17 @@ impl LowerCluster {
             &self.lease,
         );
         let candidate = Candidate::new(store, &self.lease, &self.process.identity).hesitant();
-        let (leadership, campaign) = candidate.spawn(self.shutdown.clone());
+        let over = Shutdown::default();
+        let _also_when_dropped = over.token().drop_guard();
+        let (leadership, campaign) = candidate.spawn(over.clone());
         tokio::select! {
             () = self.shutdown.wait() => {}
             () = self.lead(leadership, &leaving) => self.shutdown.wait().await,
         }
         self.shutdown.trigger();
+        self.ended();
+        // Only now, when nothing writes any more, may somebody else have the lease.
+        over.trigger();
         // They end by themselves; a panic in one of them has been logged.
         let _ = campaign.await;
         join_all(self.servers.drain(..)).await;
@@ -201,14 +216,14 @@ impl LowerCluster {
     async fn lead(&self, mut leadership: watch::Receiver<Leadership>, leaving: &Leaving) {
         while leadership.wait_for(Leadership::held).await.is_ok() {
             self.leading.set(true);
-            let mut lost = leadership.clone();
+            self.metrics.leading.set(1);
             let left = async {
                 tokio::select! { () = self.term() => {}, () = leaving.drain() => {} }
                 // Nobody is there any more who would make the Nodes again.
                 leaving.farewell().await;
             };
-            let left = tokio::select! { () = left => true, () = until_lost(&mut lost) => false };
-            self.nodes.iter().for_each(|node| *node.current.lock() = None);
+            let left = while_held(&mut leadership, left).await.is_some();
+            self.ended();
             if left {
                 tracing::info!(cluster = self.id, "the lower cluster has left");
                 return;
@@ -218,18 +233,25 @@ impl LowerCluster {
         }
     }
 
+    /// Nothing runs for the virtual nodes any more.
+    fn ended(&self) {
+        self.metrics.ended();
+        self.nodes.iter().for_each(|node| *node.current.lock() = None);
+    }
+
     /// Runs the virtual nodes until dropped.
     async fn term(&self) {
         let identity = self.wait_for_identity().await;
-        let contexts: Vec<(Engine, Context)> = self
+        let capacity = Arc::default();
+        let members: Vec<Member> = self
             .nodes
             .iter()
-            .map(|node| self.engine(node, &identity))
+            .map(|node| self.member(node, &identity, &capacity))
             .collect();
-        for (node, (_, context)) in self.nodes.iter().zip(&contexts) {
-            *node.current.lock() = Some(context.shared.clone());
+        for (node, member) in self.nodes.iter().zip(&members) {
+            *node.current.lock() = Some(member.context.shared.clone());
         }
-        join_all(contexts.iter().map(|(engine, context)| engine.run(context))).await;
+        self.engine(&identity).run(&members).await;
     }
 
     /// Waits until the lower cluster says who it is. Meanwhile the Nodes say that it is unreachable, and live: that we
@@ -244,6 +266,9 @@ impl LowerCluster {
             reason,
             "the lower cluster cannot be used, trying on"
         );
+        // An unreachable cluster is one of those that tell whether it is we who are cut off.
+        let down = self.process.all_down.add(&self.id);
+        down.set(true);
         let upper = &self.process.upper.client;
         let hold = join_all(self.names().map(|name| hold(upper, name, &reason)));
         let ask = async {
@@ -264,43 +289,42 @@ impl LowerCluster {
         Ok(identity)
     }
 
-    fn engine(&self, node: &VirtualNode, lower: &Identity) -> (Engine, Context) {
+    fn engine(&self, lower: &Identity) -> Engine {
+        let (process, watches) = (&self.process, &self.metrics.watches);
+        let [requests, _] = &self.metrics.requests;
+        Engine {
+            id: self.id.clone(),
+            upper: Side {
+                cluster: process.upper.counted(requests.clone()),
+                minor: process.upper_id.minor,
+                metrics: watches.of(&format!("the upper cluster, for {}", self.id)),
+            },
+            lower: Side {
+                cluster: self.cluster.clone(),
+                minor: lower.minor,
+                metrics: watches.of(&format!("lower cluster {}", self.id)),
+            },
+            grace: process.args.unreachable_grace,
+            pod_workers: process.args.pod_workers.into(),
+            readiness: self.readiness.clone(),
+            reachable: self.metrics.reachable.clone(),
+            all_down: process.all_down.clone(),
+        }
+    }
+
+    fn member(&self, node: &VirtualNode, lower: &Identity, capacity: &Arc<Mutex<Capacity>>) -> Member {
         let (process, args) = (&self.process, &node.args);
         let identity = process.node(args, node.taints.as_ref(), &lower.version);
-        let settings = process.settings(args, &identity, node.pool.clone());
+        let settings = Arc::new(process.settings(args, &identity, node.pool.clone()));
+        let [requests, _] = &self.metrics.requests;
         let context = Context {
-            upper: process.upper.client.clone(),
+            upper: process.upper.counted(requests.clone()).client,
             lower: self.cluster.client.clone(),
-            shared: Shared::new(&args.nodename, settings.mapping.clone()),
+            shared: Shared::new(settings.clone(), capacity.clone(), node.metrics.clone()),
             recorder: process.recorder.clone(),
             metrics: node.metrics.clone(),
-            settings: Arc::new(settings),
+            settings,
         };
-        let engine = Engine {
-            upper: process.upper.clone(),
-            upper_minor: process.upper_id.minor,
-            lower: self.cluster.clone(),
-            lower_minor: lower.minor,
-            identity,
-            grace: args.unreachable_grace,
-            pod_workers: args.pod_workers.into(),
-            readiness: self.readiness.clone(),
-            watch_metrics: node.watch_metrics.clone(),
-            all_down: process.all_down.clone(),
-        };
-        (engine, context)
-    }
-}
-
-/// Returns when the lease is not ours any more, at the latest at the deadline of the last renewal.
-async fn until_lost(leadership: &mut watch::Receiver<Leadership>) {
-    loop {
-        let Leadership::Held { until } = *leadership.borrow_and_update() else {
-            return;
-        };
-        tokio::select! {
-            () = tokio::time::sleep_until(until) => return,
-            changed = leadership.changed() => if changed.is_err() { return },
-        }
+        Member { identity, context }
     }
 }

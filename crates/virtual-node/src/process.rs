@@ -94,6 +94,7 @@ impl Process {
             mirror_services: args.mirror_services,
             service_account: args.service_account(),
             upper_api: self.upper_api.clone(),
+            force_delete_after: args.force_delete_after,
         }
     }
 }

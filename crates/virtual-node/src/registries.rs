@@ -1,4 +1,5 @@
-//! Metrics per lower cluster and virtual node: a registry each, whose labels say whose figures they are.
+//! What lower clusters and virtual nodes show of themselves: a registry each, whose labels say whose figures they are,
+//! and what the nodes know.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -8,6 +9,8 @@ use prometheus::Registry;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
+use crate::kubelet::Current;
+
 /// The registries of all virtual nodes that run; clones share them.
 #[derive(Clone, Default)]
 pub struct Registries(Arc<Mutex<State>>);
@@ -15,10 +18,26 @@ pub struct Registries(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     next: u64,
-    registries: BTreeMap<u64, Registry>,
+    entries: BTreeMap<u64, Entry>,
 }
 
-/// The registry of one virtual node; its figures are not shown any more when this is dropped.
+struct Entry {
+    registry: Registry,
+    node: Option<NodeState>,
+}
+
+/// A virtual node, and what it knows while this process runs it.
+#[derive(Clone)]
+pub struct NodeState {
+    /// Id of its cluster.
+    pub cluster: String,
+    /// Its name.
+    pub name: String,
+    /// Its indices and queues.
+    pub current: Current,
+}
+
+/// The registry of one virtual node or of a cluster; its figures are not shown any more when this is dropped.
 pub struct OwnRegistry {
     /// Where to register.
     pub registry: Registry,
@@ -29,25 +48,50 @@ pub struct OwnRegistry {
 // === impl Registries ===
 
 impl Registries {
-    /// A registry whose metrics have the labels `cluster` and `node`.
+    /// A registry whose metrics have the label `cluster`.
     ///
     /// # Errors
     /// Never with these labels, as far as prometheus tells.
-    pub fn add(&self, cluster: &str, node: &str) -> prometheus::Result<OwnRegistry> {
-        let labels = HashMap::from([("cluster", cluster), ("node", node)]);
-        let labels = labels
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value.to_owned()));
-        let registry = Registry::new_custom(None, Some(labels.collect()))?;
+    pub fn add_cluster(&self, cluster: &str) -> prometheus::Result<OwnRegistry> {
+        self.add(&[("cluster", cluster)], None)
+    }
+
+    /// A registry whose metrics have the labels `cluster` and `node`.
+    ///
+    /// # Errors
+    /// As [`Registries::add_cluster`].
+    pub fn add_node(&self, node: NodeState) -> prometheus::Result<OwnRegistry> {
+        let (cluster, name) = (node.cluster.clone(), node.name.clone());
+        self.add(&[("cluster", &cluster), ("node", &name)], Some(node))
+    }
+
+    fn add(&self, labels: &[(&str, &str)], node: Option<NodeState>) -> prometheus::Result<OwnRegistry> {
+        let labels: HashMap<String, String> = labels
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        let registry = Registry::new_custom(None, Some(labels))?;
         let mut state = self.0.lock();
         state.next += 1;
         let number = state.next;
-        state.registries.insert(number, registry.clone());
+        let entry = Entry {
+            registry: registry.clone(),
+            node,
+        };
+        state.entries.insert(number, entry);
         Ok(OwnRegistry {
             registry,
             number,
             all: self.clone(),
         })
+    }
+
+    /// The virtual nodes that this process has, whether it runs them now or not.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodeState> {
+        let state = self.0.lock();
+        let nodes = state.entries.values().filter_map(|entry| entry.node.clone());
+        nodes.collect()
     }
 }
 
@@ -58,12 +102,13 @@ impl Collector for Registries {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        self.0
-            .lock()
-            .registries
-            .values()
-            .flat_map(Registry::gather)
-            .collect()
+        // Not under the lock: a registry may look at what a virtual node knows.
+        let registries: Vec<Registry> = {
+            let state = self.0.lock();
+            let all = state.entries.values();
+            all.map(|entry| entry.registry.clone()).collect()
+        };
+        registries.iter().flat_map(Registry::gather).collect()
     }
 }
 
@@ -71,7 +116,7 @@ impl Collector for Registries {
 
 impl Drop for OwnRegistry {
     fn drop(&mut self) {
-        self.all.0.lock().registries.remove(&self.number);
+        self.all.0.lock().entries.remove(&self.number);
     }
 }
 
@@ -86,13 +131,21 @@ mod tests {
         let (all, process) = (Registries::default(), Registry::new());
         process.register(Box::new(all.clone())).unwrap();
         let mk = |node: &str| {
-            let own = all.add("a", node).unwrap();
+            let own = all
+                .add_node(NodeState {
+                    cluster: "a".to_owned(),
+                    name: node.to_owned(),
+                    current: Current::default(),
+                })
+                .unwrap();
             let counter = IntCounter::new("tensile_test_total", "A test.").unwrap();
             own.registry.register(Box::new(counter.clone())).unwrap();
             counter.inc();
             own
         };
         let (_one, two) = (mk("one"), mk("two"));
+        let _cluster = all.add_cluster("a").unwrap();
+        assert_eq!(all.nodes().len(), 2);
         let text = || TextEncoder::new().encode_to_string(&process.gather()).unwrap();
         let shown = text();
         for node in ["one", "two"] {

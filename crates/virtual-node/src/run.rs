@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Router;
-
 use tensile_runtime::admin::Admin;
 use tensile_runtime::cluster::{Cluster, Source};
 use tensile_runtime::clusters::{Clusters, NodeConfig, Reporter};
@@ -11,6 +9,7 @@ use tensile_runtime::shutdown::Shutdown;
 use tensile_runtime::watch::Metrics as WatchMetrics;
 
 use crate::args::{Args, ArgsError};
+use crate::debug;
 use crate::leaving::Leaving;
 use crate::lower::LowerCluster;
 use crate::process::Process;
@@ -35,7 +34,8 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
 
 async fn serve_admin(process: &Process, admin: &Admin, shutdown: &Shutdown) -> anyhow::Result<()> {
     let address = process.args.common.admin_listen;
-    Ok(admin.serve(address, Router::new(), shutdown.clone()).await?)
+    let debug = debug::router(process.registries.clone());
+    Ok(admin.serve(address, debug, shutdown.clone()).await?)
 }
 
 /// One cluster with one virtual node, as in tensile-kube.
@@ -50,7 +50,7 @@ async fn from_flags(process: Arc<Process>, admin: &Admin, shutdown: Shutdown) ->
         process.clone(),
         &id,
         &format!("tensile-{name}"),
-        cluster.clone(),
+        &cluster,
         &nodes,
         admin.readiness.clone(),
         shutdown.clone(),

@@ -1,19 +1,22 @@
 //! What the watches fill and the workers empty: both indices behind one lock, and a queue for each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::{Mutex, MutexGuard};
 
-use tensile_core::translate::namespace::Mapping;
 use tensile_runtime::key::Key;
 use tensile_runtime::object::{Meta, Namespaces, PersistentVolumes, Secrets};
 use tensile_runtime::queue::Queue;
 use tensile_runtime::watch::Change;
 
 use crate::claims;
+use crate::context::Settings;
 use crate::events::{self, LowerEvent};
+use crate::lag::Lag;
+use crate::metrics::Metrics;
 use crate::namespaces;
 use crate::node::Capacity;
 use crate::objects::{self, Kind, ObjectKey, Side};
@@ -39,6 +42,10 @@ pub struct State {
     pub events: events::Index,
     /// What namespaces say about their pods.
     pub namespaces: namespaces::Index,
+    /// How far the watch of upper pods is behind.
+    pub upper_lag: Lag,
+    /// How far the watch of lower pods is behind.
+    pub lower_lag: Lag,
 }
 
 /// The indices and the queues of what changed in them.
@@ -51,37 +58,47 @@ pub struct Shared {
     pub objects: Queue<ObjectKey>,
     /// Lower events to look at.
     pub events: Queue<Key>,
-    /// The lower nodes, and what others hold of them.
+    /// The lower nodes of all pools, and what others hold of them.
     pub capacity: Arc<Mutex<Capacity>>,
-    /// Name of the virtual node, whose lower pods are ours to keep.
-    node_name: String,
-    /// What its namespaces are called below.
-    mapping: Mapping,
+    settings: Arc<Settings>,
+    metrics: Metrics,
 }
 
 // === impl Shared ===
 
 impl Shared {
-    /// Empty indices for the virtual node `node_name`, whose namespaces are called below as `mapping` says.
+    /// Empty indices of one virtual node; `capacity` is that of its cluster.
     #[must_use]
-    pub fn new(node_name: &str, mapping: Mapping) -> Arc<Self> {
+    pub fn new(settings: Arc<Settings>, capacity: Arc<Mutex<Capacity>>, metrics: Metrics) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
-                namespaces: namespaces::Index::new(mapping.clone()),
+                namespaces: namespaces::Index::new(settings.mapping.clone()),
                 ..State::default()
             }),
             pods: Queue::default(),
             objects: Queue::default(),
             events: Queue::default(),
-            capacity: Arc::default(),
-            node_name: node_name.to_owned(),
-            mapping,
+            capacity,
+            settings,
+            metrics,
         })
     }
 
     /// The indices. Never held across an await.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+
+    /// What does not change while the virtual node runs.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The lower nodes of the pool by name, and whether each is usable.
+    #[must_use]
+    pub fn node_names(&self) -> BTreeMap<String, bool> {
+        self.capacity.lock().node_names(&self.settings.pool)
     }
 
     /// The pods that run below, by their lower key: the upper key and UID.
@@ -91,7 +108,7 @@ impl Shared {
         let ours = state.pods.iter().filter(|(_, entry)| entry.belongs());
         ours.filter_map(|(key, entry)| {
             let uid = entry.upper.as_ref()?.uid.clone();
-            Some((lower_key(key, &self.mapping), (key.clone(), uid)))
+            Some((lower_key(key, &self.settings.mapping), (key.clone(), uid)))
         })
         .collect()
     }
@@ -102,12 +119,17 @@ impl Shared {
         match change {
             Change::Apply(pod) => {
                 let key = Key::of(&pod);
+                let version = pods::version(pod.metadata.resource_version.as_deref());
+                if let Some(lag) = state.upper_lag.shown(&key, Some(version), Instant::now()) {
+                    self.lagged("upper-pods", lag);
+                }
                 if let Some(references) = state.pods.apply_upper(&key, pod) {
                     self.changed(&mut state, key, &references);
                 }
             }
             Change::Delete(pod) => self.upper_gone(&mut state, Key::of(&pod), pod.metadata.uid.as_deref()),
             Change::Reset(live) => {
+                state.upper_lag.forget();
                 for key in state.pods.upper_not_in(&live) {
                     self.upper_gone(&mut state, key, None);
                 }
@@ -116,6 +138,7 @@ impl Shared {
     }
 
     fn upper_gone(&self, state: &mut State, key: Key, uid: Option<&str>) {
+        state.upper_lag.shown(&key, None, Instant::now());
         let references = state.pods.delete_upper(&key, uid);
         self.changed(state, key, &references);
     }
@@ -134,25 +157,28 @@ impl Shared {
     pub fn lower_pod(&self, change: Change<LowerPod>) {
         match change {
             Change::Apply(pod) => {
-                if label(&pod.metadata, tensile_core::names::ORIGIN_NODE) == Some(&self.node_name)
-                    && let Some(key) = upper_key(&pod.metadata, &self.mapping)
+                if label(&pod.metadata, tensile_core::names::ORIGIN_NODE) == Some(&self.settings.node_name)
+                    && let Some(key) = upper_key(&pod.metadata, &self.settings.mapping)
                 {
-                    let lower = LowerSide::new(pod);
-                    self.state.lock().pods.apply_lower(&key, lower);
+                    self.lower_shown(&key, pod);
                     self.pods.push(key);
                 }
             }
             Change::Delete(pod) => {
-                if let Some(key) = upper_key(&pod.metadata, &self.mapping) {
+                if let Some(key) = upper_key(&pod.metadata, &self.settings.mapping) {
                     let uid = pod.metadata.uid.as_deref();
-                    self.state.lock().pods.delete_lower(&key, uid);
+                    let mut state = self.state.lock();
+                    state.lower_lag.shown(&key, None, Instant::now());
+                    state.pods.delete_lower(&key, uid);
+                    drop(state);
                     self.left(&key.namespace);
                     self.pods.push(key);
                 }
             }
             Change::Reset(live) => {
                 let mut state = self.state.lock();
-                let is_live = |key: &Key| live.contains(&lower_key(key, &self.mapping));
+                state.lower_lag.forget();
+                let is_live = |key: &Key| live.contains(&lower_key(key, &self.settings.mapping));
                 for key in state.pods.lower_not_in(is_live) {
                     state.pods.delete_lower(&key, None);
                     self.left(&key.namespace);
@@ -160,6 +186,25 @@ impl Shared {
                 }
             }
         }
+    }
+
+    fn lower_shown(&self, key: &Key, pod: LowerPod) {
+        let (version, now) = (
+            pods::version(pod.metadata.resource_version.as_deref()),
+            Instant::now(),
+        );
+        let lower = LowerSide::new(pod);
+        let mut state = self.state.lock();
+        if let Some(lag) = state.lower_lag.shown(key, Some(version), now) {
+            self.lagged("lower-pods", lag);
+        }
+        state.pods.apply_lower(key, lower);
+        state.pods.lower_changed(key, now);
+    }
+
+    fn lagged(&self, watch: &str, lag: std::time::Duration) {
+        let histogram = self.metrics.watch_lag.with_label_values(&[watch]);
+        histogram.observe(lag.as_secs_f64());
     }
 
     /// Something left a lower namespace, which may go if it was the last thing in it.
@@ -172,7 +217,7 @@ impl Shared {
         let mut state = self.state.lock();
         match &change {
             Change::Apply(secret) if tokens::is_token_secret(secret) => {
-                if maker(&secret.metadata) == Some(&self.node_name) {
+                if maker(&secret.metadata) == Some(&self.settings.node_name) {
                     self.wake(state.tokens.apply(secret).into_iter().collect());
                 }
                 return;
@@ -256,7 +301,9 @@ impl Shared {
         match (key.kind, metadata) {
             (Kind::EndpointSlice, Some(metadata)) => state.objects.set_service(key, service_of(metadata)),
             (Kind::PersistentVolumeClaim, metadata) => {
-                state.claims.set_upper(&key.key, metadata, &self.node_name);
+                state
+                    .claims
+                    .set_upper(&key.key, metadata, &self.settings.node_name);
             }
             _ => {}
         }
@@ -269,7 +316,8 @@ impl Shared {
     where
         R: kube::Resource,
     {
-        let key = |object: &R| upper_key(object.meta(), &self.mapping).map(|key| ObjectKey { kind, key });
+        let key =
+            |object: &R| upper_key(object.meta(), &self.settings.mapping).map(|key| ObjectKey { kind, key });
         let mut state = self.state.lock();
         match change {
             Change::Apply(object) => {
@@ -284,7 +332,7 @@ impl Shared {
                     version: version.unwrap_or_default().into(),
                     ours: match kind {
                         Kind::Namespace => is_of_tensile(metadata),
-                        _ => maker(metadata).is_none_or(|maker| maker == self.node_name),
+                        _ => maker(metadata).is_none_or(|maker| maker == self.settings.node_name),
                     },
                 };
                 on_apply(&mut state, &key.key, &object);
@@ -299,7 +347,7 @@ impl Shared {
                 }
             }
             Change::Reset(live) => {
-                let is_live = |key: &Key| live.contains(&lower_key(key, &self.mapping));
+                let is_live = |key: &Key| live.contains(&lower_key(key, &self.settings.mapping));
                 for key in state.objects.lower_not_in(kind, is_live) {
                     self.set_lower(&mut state, &key, None);
                 }
@@ -390,4 +438,30 @@ fn is_of_tensile(metadata: &ObjectMeta) -> bool {
 /// The Service that an EndpointSlice belongs to.
 fn service_of(slice: &ObjectMeta) -> Option<&str> {
     label(slice, SERVICE_NAME)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Indices of a virtual node `vn` without any cluster.
+    pub(crate) fn mk_shared() -> Arc<Shared> {
+        let settings = Settings {
+            node_name: "vn".to_owned(),
+            origin_cluster: "upper".to_owned(),
+            node_ip: "10.0.0.1".to_owned(),
+            node_labels: BTreeMap::new(),
+            ignored_keys: std::collections::BTreeSet::new(),
+            ignore_labels: Vec::new(),
+            policy: tensile_core::translate::pod::Policy::default(),
+            pool: crate::pools::Pool::default(),
+            mapping: tensile_core::translate::namespace::Mapping::SameName,
+            mirror_services: true,
+            service_account: tensile_core::translate::service_account::ServiceAccount::None,
+            upper_api: None,
+            force_delete_after: None,
+        };
+        let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
+        Shared::new(Arc::new(settings), Arc::default(), metrics)
+    }
 }

@@ -90,7 +90,7 @@ impl Supervisor {
                 // A panic in it has been logged; it is over either way.
                 let _ = before.task.await;
             }
-            tokio::select! { () = ended.wait() => {}, () = keep(process, ports, wished, ended.clone()) => {} }
+            keep(process, ports, wished, ended).await;
         });
         self.running.insert(id, Running { wish, stop, task });
     }
@@ -105,13 +105,18 @@ impl Supervisor {
     }
 }
 
-/// Runs one cluster until `stop`, trying again when it cannot be set up.
+/// Runs one cluster until `stop`, trying again when it cannot be set up. Not dropped before it ends by itself, so that
+/// the lease is given back and streams are finished.
 async fn keep(process: Arc<Process>, ports: Ports, mut wished: watch::Receiver<Wish>, stop: Shutdown) {
     let mut reported = String::new();
     loop {
         let config = wished.borrow_and_update().config.clone();
         // Ports are given back when this round is over.
-        match set_up(&process, &ports, &config, &stop).await {
+        let made = tokio::select! {
+            () = stop.wait() => return,
+            made = set_up(&process, &ports, &config, &stop) => made,
+        };
+        match made {
             Ok((lower, _ports)) => {
                 let names = lower.names().map(str::to_owned).collect();
                 let leaving = Leaving::new(
@@ -133,7 +138,11 @@ async fn keep(process: Arc<Process>, ports: Ports, mut wished: watch::Receiver<W
                 reported = text;
             }
         }
-        tokio::select! { () = tokio::time::sleep(RETRY_INTERVAL) => {}, _ = wished.changed() => {} }
+        tokio::select! {
+            () = stop.wait() => return,
+            () = tokio::time::sleep(RETRY_INTERVAL) => {}
+            _ = wished.changed() => {}
+        }
     }
 }
 
@@ -162,7 +171,7 @@ async fn set_up(
         process.clone(),
         &config.id,
         &lease,
-        cluster,
+        &cluster,
         &nodes,
         readiness,
         stop.sub(),

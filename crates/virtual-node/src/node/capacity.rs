@@ -1,7 +1,7 @@
 //! What the lower cluster has for us: the sum over its usable nodes, less what others' pods ask for there.
 //!
-//! Nothing is accumulated from events: the nodes and pods are kept, and every figure is computed from all of
-//! them, at most once a second.
+//! Nothing is accumulated from events: the nodes and pods are kept, once for all pools, and every figure is computed
+//! from all of them, at most once a second.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -33,7 +33,6 @@ pub type OtherPod = Viewed<Pods, PodView>;
 /// Nodes of the lower cluster, and what pods that are not ours hold of them.
 #[derive(Debug, Default)]
 pub struct Capacity {
-    pool: Pool,
     nodes: HashMap<Key, NodeView>,
     others: HashMap<Key, Held>,
 }
@@ -70,15 +69,6 @@ pub struct Summary {
 // === impl Capacity ===
 
 impl Capacity {
-    /// Nothing yet of this pool.
-    #[must_use]
-    pub fn new(pool: Pool) -> Self {
-        Self {
-            pool,
-            ..Self::default()
-        }
-    }
-
     /// Takes a change of a lower node.
     pub fn node(&mut self, change: Change<LowerNode>) {
         match change {
@@ -127,21 +117,28 @@ impl Capacity {
         self.others.len() != before
     }
 
-    /// All nodes by name, and whether each is usable.
+    /// Whether the node `name` cannot stop what runs there: it is not ready, or gone.
     #[must_use]
-    pub fn node_names(&self) -> BTreeMap<String, bool> {
-        let mine = self.nodes.values().filter(|node| self.pool.owns(&node.labels));
+    pub fn is_dead(&self, name: &str) -> bool {
+        self.nodes.get(&Key::new("", name)).is_none_or(|node| !node.ready)
+    }
+
+    /// All nodes of a pool by name, and whether each is usable.
+    #[must_use]
+    pub fn node_names(&self, pool: &Pool) -> BTreeMap<String, bool> {
+        let mine = self.nodes.values().filter(|node| pool.owns(&node.labels));
         mine.map(|node| (node.name.to_string(), is_usable(node)))
             .collect()
     }
 
-    /// The figures, from all nodes and pods.
+    /// The figures of a pool, from all nodes and pods.
     #[must_use]
-    pub fn summary(&self) -> Summary {
-        let usable: Vec<&NodeView> = self.usable().collect();
+    pub fn summary(&self, pool: &Pool) -> Summary {
+        let is_counted = |node: &&NodeView| is_usable(node) && pool.owns(&node.labels);
+        let usable: Vec<&NodeView> = self.nodes.values().filter(is_counted).collect();
         let systems = || usable.iter().map(|node| &*node.operating_system);
         let mixed = systems().any(|system| Some(system) != systems().next());
-        let pool_problem = self.problem(mixed);
+        let pool_problem = self.problem(pool, mixed);
         if mixed {
             return Summary {
                 pool_problem,
@@ -150,26 +147,20 @@ impl Capacity {
         }
         let mut summary = Summary {
             nodes: usable.len(),
-            labels: common_labels(&usable, &self.pool),
+            labels: common_labels(&usable, pool),
             features: common_features(&usable),
             operating_system: agreed(systems()),
             pool_problem,
             ..Summary::default()
         };
-        self.sum(&usable, &mut summary);
+        self.sum(pool, &usable, &mut summary);
         summary.architecture = agreed(usable.iter().map(|node| &*node.architecture));
         let versions = usable.iter().map(|node| &*node.kubelet_version);
         summary.kubelet_version = versions.min_by_key(|version| numbers(version)).map(str::to_owned);
         summary
     }
 
-    fn usable(&self) -> impl Iterator<Item = &NodeView> {
-        self.nodes
-            .values()
-            .filter(|node| is_usable(node) && self.pool.owns(&node.labels))
-    }
-
-    fn sum(&self, usable: &[&NodeView], summary: &mut Summary) {
+    fn sum(&self, pool: &Pool, usable: &[&NodeView], summary: &mut Summary) {
         let names: HashSet<&str> = usable.iter().map(|node| &*node.name).collect();
         for node in usable {
             summary.capacity.add(&node.capacity);
@@ -178,7 +169,7 @@ impl Capacity {
         for held in self.others.values().filter(|held| names.contains(&*held.node)) {
             summary.allocatable.sub(&held.request);
         }
-        for (lane, units) in &self.pool.fixed {
+        for (lane, units) in &pool.fixed {
             summary.capacity.set(lane, *units);
             summary.allocatable.set(lane, *units);
         }
@@ -186,11 +177,11 @@ impl Capacity {
     }
 
     /// Nodes that several pools claim are counted by none; nodes of several systems would show a wrong one.
-    fn problem(&self, mixed: bool) -> Option<String> {
+    fn problem(&self, pool: &Pool, mixed: bool) -> Option<String> {
         let mut overlaps: Vec<_> = self
             .nodes
             .values()
-            .filter_map(|node| Some((&*node.name, self.pool.rival(&node.labels)?)))
+            .filter_map(|node| Some((&*node.name, pool.rival(&node.labels)?)))
             .collect();
         overlaps.sort_unstable();
         if let Some((node, rival)) = overlaps.first() {
@@ -198,7 +189,7 @@ impl Capacity {
                 "{} lower nodes, {node} among them, match the selectors of both {} and {rival} and count for neither; \
                  correct nodes.yaml",
                 overlaps.len(),
-                self.pool.name
+                pool.name
             ));
         }
         mixed.then(|| {
@@ -289,7 +280,7 @@ mod tests {
     }
 
     fn cpu(capacity: &Capacity) -> Value {
-        Value::Object(capacity.summary().allocatable.to_json())["cpu"].clone()
+        Value::Object(capacity.summary(&Pool::default()).allocatable.to_json())["cpu"].clone()
     }
 
     #[test]
@@ -349,12 +340,12 @@ mod tests {
         let yaml = "nodes: [{name: ssd, selector: {matchLabels: {disk: ssd}}, excludeLabels: [zo*], resources: {cpu: 7}}, \
                     {name: hdd, selector: {matchLabels: {disk: hdd}}}]";
         let figures = |index| {
-            let mut capacity = Capacity::new(mk_pool(yaml, index));
+            let mut capacity = Capacity::default();
             for (name, disk) in [("a", "ssd"), ("b", "ssd"), ("c", "hdd")] {
                 let labels = json!({"metadata": {"labels": {"disk": disk}}});
                 capacity.node(Change::Apply(mk_node(name, &labels)));
             }
-            capacity.summary()
+            capacity.summary(&mk_pool(yaml, index))
         };
         let (ssd, hdd) = (figures(0), figures(1));
         assert_eq!((ssd.nodes, hdd.nodes), (2, 1));
@@ -371,10 +362,10 @@ mod tests {
     fn a_node_of_two_pools_counts_for_neither_and_both_are_named() {
         let yaml = "nodes: [{name: one}, {name: two, selector: {matchLabels: {disk: ssd}}}]";
         for index in [0, 1] {
-            let mut capacity = Capacity::new(mk_pool(yaml, index));
+            let mut capacity = Capacity::default();
             let labels = json!({"metadata": {"labels": {"disk": "ssd"}}});
             capacity.node(Change::Apply(mk_node("a", &labels)));
-            let summary = capacity.summary();
+            let summary = capacity.summary(&mk_pool(yaml, index));
             assert_eq!(summary.nodes, 0);
             let problem = summary.pool_problem.unwrap();
             assert!(problem.contains("one") && problem.contains("two"), "{problem}");
@@ -387,7 +378,7 @@ mod tests {
         capacity.node(Change::Apply(mk_node("a", &json!({}))));
         let windows = json!({"status": {"nodeInfo": {"operatingSystem": "windows"}}});
         capacity.node(Change::Apply(mk_node("b", &windows)));
-        let summary = capacity.summary();
+        let summary = capacity.summary(&Pool::default());
         assert_eq!(summary.nodes, 0);
         assert!(summary.pool_problem.unwrap().contains("kubernetes.io/os"));
     }
@@ -402,7 +393,7 @@ mod tests {
             let node = mk_node(name, &json!({"status": {"declaredFeatures": features}}));
             capacity.node(Change::Apply(node));
         }
-        assert_eq!(capacity.summary().features, ["A", "C"]);
+        assert_eq!(capacity.summary(&Pool::default()).features, ["A", "C"]);
     }
 
     /// One event: what of `kind` called `name` becomes, with a figure.
@@ -452,8 +443,8 @@ mod tests {
         fn any_sequence_of_events_leads_to_the_figures_of_the_final_state(
             events in proptest::collection::vec(proptest::prelude::any::<Event>(), 0..60)
         ) {
-            let summary = play(&events).summary();
-            proptest::prop_assert_eq!(&summary, &play(&last(&events)).summary());
+            let summary = play(&events).summary(&Pool::default());
+            proptest::prop_assert_eq!(&summary, &play(&last(&events)).summary(&Pool::default()));
             proptest::prop_assert!(summary.allocatable.iter().all(|(_, units)| units >= 0));
         }
     }
@@ -467,7 +458,7 @@ mod tests {
         )));
         let other = json!({"metadata": {"labels": {"disk": "hdd"}}, "status": {"nodeInfo": {"kubeletVersion": "v1.9.10"}}});
         capacity.node(Change::Apply(mk_node("b", &other)));
-        let summary = capacity.summary();
+        let summary = capacity.summary(&Pool::default());
         assert_eq!(
             summary.labels,
             BTreeMap::from([("zone".to_owned(), "z1".to_owned())])

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use tensile_core::names;
+use tensile_runtime::health::Health;
 
 use crate::api::{self, ApiError};
 
@@ -23,6 +24,7 @@ pub struct Heartbeat {
     node: String,
     /// UID of the Node, which owns the lease.
     uid: watch::Receiver<Option<String>>,
+    health: Health,
 }
 
 // === impl Heartbeat ===
@@ -35,6 +37,7 @@ impl Heartbeat {
             client,
             node: node.to_owned(),
             uid,
+            health: Health::new(&format!("node {node}")),
         }
     }
 
@@ -52,11 +55,12 @@ impl Heartbeat {
             };
             let delay = match self.renew(last.take(), &uid).await {
                 Ok(lease) => {
+                    self.health.good("node lease");
                     last = Some(lease);
                     INTERVAL
                 }
                 Err(error) => {
-                    tracing::warn!(node = self.node, %error, "cannot renew the node lease, trying on");
+                    self.health.bad("node lease", &error);
                     RETRY_INTERVAL
                 }
             };

@@ -11,12 +11,15 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use tensile_core::names;
+use tensile_runtime::health::Health;
 use tensile_runtime::object::{Nodes, Viewed};
 use tensile_runtime::watch::Change;
 
 use super::{Capacity, Desired, Identity, Reachability};
 use crate::api::{self, ApiError};
+use crate::context::Context;
 use crate::metrics::Metrics;
+use crate::pools::Pool;
 
 /// Figures are published at most this often.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
@@ -58,12 +61,14 @@ pub struct Publisher {
     client: Client,
     identity: Identity,
     capacity: Arc<Mutex<Capacity>>,
+    pool: Pool,
     reachability: watch::Receiver<Reachability>,
     changed: Notify,
     current: Mutex<Value>,
     /// UID of the Node, for the lease's owner.
     uid: watch::Sender<Option<String>>,
     metrics: Metrics,
+    health: Health,
 }
 
 /// What was written last, and when.
@@ -77,24 +82,20 @@ struct Written {
 impl Publisher {
     /// A publisher; nothing is written yet.
     #[must_use]
-    pub fn new(
-        client: Client,
-        identity: Identity,
-        capacity: Arc<Mutex<Capacity>>,
-        reachability: watch::Receiver<Reachability>,
-        metrics: Metrics,
-    ) -> Self {
+    pub fn new(context: &Context, identity: Identity, reachability: watch::Receiver<Reachability>) -> Self {
         let uid = watch::channel(None).0;
         let current = Mutex::new(Value::Null);
         Self {
-            client,
+            client: context.upper.clone(),
+            health: Health::new(&format!("node {}", identity.name)),
             identity,
-            capacity,
+            capacity: context.shared.capacity.clone(),
+            pool: context.settings.pool.clone(),
             reachability,
             changed: Notify::new(),
             current,
             uid,
-            metrics,
+            metrics: context.metrics.clone(),
         }
     }
 
@@ -140,7 +141,7 @@ impl Publisher {
     fn desired(&self) -> Desired {
         Desired {
             identity: self.identity.clone(),
-            summary: self.capacity.lock().summary(),
+            summary: self.capacity.lock().summary(&self.pool),
             reachability: self.reachability.borrow().clone(),
         }
     }
@@ -154,13 +155,14 @@ impl Publisher {
             if self.due(&desired, written.as_ref()) {
                 match self.write(&desired).await {
                     Ok(()) => {
+                        self.health.good("writing the Node");
                         written = Some(Written {
                             desired,
                             at: Instant::now(),
                         });
                     }
                     Err(error) => {
-                        tracing::warn!(node = self.identity.name, %error, "cannot write the node, trying on");
+                        self.health.bad("writing the Node", &error);
                         written = None;
                         tokio::time::sleep(RETRY_INTERVAL).await;
                         continue;

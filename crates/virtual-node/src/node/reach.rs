@@ -15,8 +15,8 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// Longest time for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Asks the lower cluster until the future is dropped, and says after `grace` that it does not answer.
-pub async fn watch_over(lower: Client, grace: Duration, state: watch::Sender<Reachability>) {
+/// Asks the lower cluster `id` until the future is dropped, and says after `grace` that it does not answer.
+pub async fn watch_over(id: &str, lower: Client, grace: Duration, state: watch::Sender<Reachability>) {
     let mut answered = Instant::now();
     loop {
         let asked = Instant::now();
@@ -26,7 +26,7 @@ pub async fn watch_over(lower: Client, grace: Duration, state: watch::Sender<Rea
                 if state.send_if_modified(|state| {
                     std::mem::replace(state, Reachability::Reachable) != Reachability::Reachable
                 }) {
-                    tracing::info!("the lower cluster answers again");
+                    tracing::info!(cluster = id, "the lower cluster answers again");
                 }
             }
             Err(reason) if answered.elapsed() >= grace => {
@@ -40,7 +40,11 @@ pub async fn watch_over(lower: Client, grace: Duration, state: watch::Sender<Rea
                     news
                 });
                 if became {
-                    tracing::warn!(reason, "the lower cluster does not answer: node not ready");
+                    tracing::warn!(
+                        cluster = id,
+                        reason,
+                        "the lower cluster does not answer: node not ready"
+                    );
                 }
             }
             Err(_) => {}

@@ -5,26 +5,26 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Which virtual nodes of this process cannot reach their cluster; clones share it.
+/// Which lower clusters this process cannot reach; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct AllDown(Arc<Mutex<BTreeMap<String, bool>>>);
 
-/// One virtual node's entry; forgotten when dropped.
+/// One cluster's entry; forgotten when dropped.
 #[derive(Debug)]
 pub struct Down {
-    node: String,
+    cluster: String,
     all: AllDown,
 }
 
 // === impl AllDown ===
 
 impl AllDown {
-    /// Counts the virtual node `node`, whose cluster answers so far.
+    /// Counts the cluster `id`, which answers so far.
     #[must_use]
-    pub fn add(&self, node: &str) -> Down {
-        self.0.lock().insert(node.to_owned(), false);
+    pub fn add(&self, id: &str) -> Down {
+        self.0.lock().insert(id.to_owned(), false);
         Down {
-            node: node.to_owned(),
+            cluster: id.to_owned(),
             all: self.clone(),
         }
     }
@@ -33,12 +33,12 @@ impl AllDown {
 // === impl Down ===
 
 impl Down {
-    /// Says whether the cluster of this virtual node is silent.
+    /// Says whether the cluster is silent.
     pub fn set(&self, down: bool) {
-        self.all.0.lock().insert(self.node.clone(), down);
+        self.all.0.lock().insert(self.cluster.clone(), down);
     }
 
-    /// Whether every virtual node of several is cut off: then nothing can be said about any of the clusters.
+    /// Whether every cluster of several is silent: then nothing can be said about any of the clusters.
     #[must_use]
     pub fn all(&self) -> bool {
         let state = self.all.0.lock();
@@ -48,7 +48,7 @@ impl Down {
 
 impl Drop for Down {
     fn drop(&mut self) {
-        self.all.0.lock().remove(&self.node);
+        self.all.0.lock().remove(&self.cluster);
     }
 }
 

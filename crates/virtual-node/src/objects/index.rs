@@ -86,6 +86,18 @@ impl Object {
 // === impl Index ===
 
 impl Index {
+    /// Number of objects.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
     /// The object under `key`.
     #[must_use]
     pub fn get(&self, key: &ObjectKey) -> Option<&Object> {
@@ -282,6 +294,18 @@ impl Index {
                 })
         };
         all.filter(is_pending).cloned().collect()
+    }
+
+    /// What of the things that a pod needs is not there yet, for those who ask why it waits.
+    #[must_use]
+    pub fn missing(&self, pod: &Key, references: &[Reference]) -> Vec<ObjectKey> {
+        let named = references.iter().map(|one| ObjectKey::of(&pod.namespace, one));
+        let needed = std::iter::once(ObjectKey::namespace(&pod.namespace)).chain(named);
+        let is_missing = |key: &ObjectKey| !self.get(key).is_some_and(|object| object.is_current(key));
+        needed
+            .filter(is_missing)
+            .chain(self.services_to_wait_for(&pod.namespace))
+            .collect()
     }
 
     /// Whether everything is there that a pod refers to; if not, the pod is remembered and woken later.

@@ -83,7 +83,8 @@ impl Worker {
     /// Tells the pods that wait for the object when it cannot be made.
     fn told(&self, key: &ObjectKey, done: Result<(), ApiError>) -> Outcome {
         let Err(error) = done else { return Outcome::Done };
-        self.context.metrics.object_retries.inc();
+        let retries = &self.context.metrics.object_retries;
+        retries.with_label_values(&[error.kind()]).inc();
         tracing::debug!(object = %key, %error, "will be tried again");
         if !matches!(error, ApiError::Transient(_)) {
             let mut state = self.context.shared.lock();

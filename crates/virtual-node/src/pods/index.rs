@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
+use jiff::Timestamp;
 use tensile_core::refs::Reference;
 use tensile_core::status::{Fingerprint, Sent};
 use tensile_runtime::key::Key;
@@ -22,6 +24,19 @@ pub struct Entry {
     pub last_grace: Option<i64>,
     /// Since when the lower cluster is silent, in RFC 3339, once that is to be shown.
     pub silent_since: Option<Arc<str>>,
+    /// When the watch showed the change of the lower pod that is not carried up yet.
+    pub changed_at: Option<Instant>,
+    /// Why the last attempt failed, until one succeeds.
+    pub trouble: Option<Box<Trouble>>,
+}
+
+/// A failed attempt at a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What failed.
+    pub error: String,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// Pods by namespace and name.
@@ -105,7 +120,7 @@ impl Index {
             if new.version < old.version {
                 return None;
             }
-            new.sent = old.sent.take();
+            (new.sent, new.sent_at) = (old.sent.take(), old.sent_at);
         }
         entry.upper = Some(new);
         let after = entry.references();
@@ -142,12 +157,13 @@ impl Index {
     }
 
     /// Takes a lower pod as the server returned it for the upper pod with `upper_uid`, unless the watch has shown
-    /// one already: then it knows better, also that it is gone again.
-    pub fn adopt(&mut self, key: &Key, upper_uid: &str, lower: LowerSide) {
+    /// one already, which this returns: then it knows better, also that it is gone again.
+    pub fn adopt(&mut self, key: &Key, upper_uid: &str, lower: LowerSide) -> bool {
         let seen = self.get(key).and_then(|entry| entry.placed.as_deref()) == Some(upper_uid);
         if !seen {
             self.apply_lower(key, lower);
         }
+        seen
     }
 
     /// The lower pod with `uid` is gone.
@@ -194,14 +210,50 @@ impl Index {
         }
     }
 
-    /// Remembers a status that was sent, and what the server returned for it.
-    pub fn status_sent(&mut self, key: &Key, uid: &str, sent: Sent, shown: Fingerprint, version: u64) {
-        if let Some(upper) = self.upper_mut(key, uid) {
-            upper.sent = Some(sent);
-            if version >= upper.version {
-                upper.version = version;
-                upper.shown = shown;
-            }
+    /// Remembers a status that was sent, and what the server returned for it. Returns whether the watch has shown that
+    /// already.
+    pub fn status_sent(
+        &mut self,
+        key: &Key,
+        uid: &str,
+        sent: Sent,
+        shown: Fingerprint,
+        version: u64,
+    ) -> bool {
+        let Some(upper) = self.upper_mut(key, uid) else {
+            return true;
+        };
+        upper.sent = Some(sent);
+        upper.sent_at = Some(Timestamp::now());
+        let is_known = upper.version >= version;
+        if version >= upper.version {
+            upper.version = version;
+            upper.shown = shown;
+        }
+        is_known
+    }
+
+    /// The watch has just shown a change of the lower pod.
+    pub fn lower_changed(&mut self, key: &Key, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.changed_at.get_or_insert(now);
+        }
+    }
+
+    /// What the lower pod shows is carried up, or needs no write. Returns when the first change of it was seen.
+    pub fn carried_up(&mut self, key: &Key) -> Option<Instant> {
+        self.entries.get_mut(key)?.changed_at.take()
+    }
+
+    /// Remembers how the last attempt ended.
+    pub fn attempted(&mut self, key: &Key, failure: Option<String>) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.trouble = failure.map(|error| {
+                Box::new(Trouble {
+                    error,
+                    at: Timestamp::now(),
+                })
+            });
         }
     }
 

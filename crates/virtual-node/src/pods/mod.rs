@@ -15,6 +15,7 @@ mod decide;
 mod index;
 mod side;
 mod silence;
+mod stuck;
 #[cfg(test)]
 mod tests;
 mod translation;
@@ -22,7 +23,10 @@ mod work;
 
 pub use body::Body;
 pub use decide::{Step, decide};
-pub use index::{Entry, Index, References};
+pub use index::{Entry, Index, References, Trouble};
 pub use side::{Deletion, LowerPod, LowerSide, UpperPod, UpperSide};
 pub use silence::follow as follow_silence;
+pub use stuck::{Ending, ending};
 pub use work::Worker;
+
+pub(crate) use side::version;

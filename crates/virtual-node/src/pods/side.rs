@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use serde::de::IgnoredAny;
+use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -15,8 +16,17 @@ use super::Body;
 
 /// An upper pod as its watch delivers it.
 pub type UpperPod = Slim<Pods>;
-/// A lower pod as its watch delivers it: the spec is of no interest.
-pub type LowerPod = Slim<Pods, IgnoredAny>;
+/// A lower pod as its watch delivers it: of the spec only the node is of interest.
+pub type LowerPod = Slim<Pods, Place>;
+
+/// Where a lower pod runs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Place {
+    /// `spec.nodeName`.
+    #[serde(default)]
+    node_name: Option<Box<str>>,
+}
 
 /// Value of [`names::SERVICE_ACCOUNT`] on lower pods that read tokens of the upper cluster.
 pub(super) const UPPER_ACCOUNT: &str = "upper";
@@ -50,6 +60,8 @@ pub struct UpperSide {
     pub shown: Fingerprint,
     /// What we sent last.
     pub sent: Option<Sent>,
+    /// When that was.
+    pub sent_at: Option<Timestamp>,
 }
 
 /// That, and how, a pod is being deleted.
@@ -70,6 +82,10 @@ pub struct LowerSide {
     pub intent: Box<str>,
     /// Grace period in seconds, once deletion was asked for.
     pub deletion: Option<Deletion>,
+    /// When it must have ended (`metadata.deletionTimestamp`), once the watch has shown that deletion was asked for.
+    pub ends_at: Option<Timestamp>,
+    /// The lower node that it is bound to.
+    pub node: Option<Box<str>>,
     /// Whether it reads a Secret with tokens of the upper cluster.
     pub reads_token: bool,
     /// Its status as it came; `None` until the watch has shown it.
@@ -128,6 +144,7 @@ impl UpperSide {
             body,
             shown: Fingerprint::of(&status),
             sent: None,
+            sent_at: None,
         }
     }
 
@@ -157,6 +174,8 @@ impl LowerSide {
                 .unwrap_or_default()
                 .into(),
             deletion: deletion(&pod.metadata),
+            ends_at: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
+            node: pod.spec.and_then(|place| place.node_name),
             reads_token: annotation(names::SERVICE_ACCOUNT).is_some_and(|value| value == UPPER_ACCOUNT),
             status: pod.status,
         }
@@ -182,7 +201,7 @@ fn deletion(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMet
 }
 
 /// A resourceVersion as a number. Since 1.35 the API promises that they can be compared; etcd's always could.
-pub(super) fn version(text: Option<&str>) -> u64 {
+pub(crate) fn version(text: Option<&str>) -> u64 {
     text.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 

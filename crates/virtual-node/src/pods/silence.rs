@@ -19,13 +19,13 @@ const PACE: Duration = Duration::from_millis(20);
 const HYSTERESIS: Duration = Duration::from_secs(15);
 
 /// Shows the silence of the lower cluster on its pods, until dropped.
-pub async fn follow(context: &Context, mut reachability: watch::Receiver<Reachability>, down: Down) {
+pub async fn follow(context: &Context, mut reachability: watch::Receiver<Reachability>, down: &Down) {
     let silent = |state: &Reachability| *state != Reachability::Reachable;
     while reachability.wait_for(silent).await.is_ok() {
         down.set(true);
         let mut back = reachability.clone();
         tokio::select! {
-            () = show(context, &down) => {}
+            () = show(context, down) => {}
             _ = back.wait_for(|state| !silent(state)) => {}
         }
         down.set(false);

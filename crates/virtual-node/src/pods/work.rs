@@ -1,5 +1,8 @@
 //! Carries out one step after another for a pod.
 
+use std::time::Instant;
+
+use jiff::Timestamp;
 use serde_json::Value;
 
 use tensile_core::status::{Fingerprint, Patch, Problem};
@@ -13,7 +16,7 @@ use tensile_runtime::recorder::Note;
 
 use super::side::version;
 use super::translation::Translated;
-use super::{Body, LowerPod, LowerSide, Step, UpperPod, decide};
+use super::{Body, Ending, LowerPod, LowerSide, Step, UpperPod, decide, ending};
 use crate::api::{self, ApiError};
 use crate::context::Context;
 use crate::objects::Need;
@@ -58,21 +61,60 @@ impl Worker {
         for _ in 0..STEPS {
             let (step, token) = self.decide(&key);
             let done = match step {
-                Step::Wait => self.tokens.keep(&key, token).await.map(Next::Finish),
+                Step::Wait => self.wait(&key, token).await,
                 step => self.carry_out(&key, step).await,
             };
-            match done {
-                Ok(Next::Again) => {}
-                Ok(Next::Done) => return Outcome::Done,
-                Ok(Next::Finish(outcome)) => return outcome,
-                Err(error) => {
-                    self.context.metrics.pod_retries.inc();
-                    tracing::debug!(pod = %key, %error, "will be tried again");
-                    return Outcome::Retry;
-                }
-            }
+            let outcome = match done {
+                Ok(Next::Again) => continue,
+                Ok(Next::Done) => Ok(Outcome::Done),
+                Ok(Next::Finish(outcome)) => Ok(outcome),
+                Err(error) => Err(error),
+            };
+            return self.attempted(&key, outcome);
         }
         Outcome::Retry
+    }
+
+    /// Remembers how the attempt ended, for those who ask.
+    fn attempted(&self, key: &Key, outcome: Result<Outcome, ApiError>) -> Outcome {
+        let failure = outcome.as_ref().err().map(ToString::to_string);
+        self.context.shared.lock().pods.attempted(key, failure);
+        outcome.unwrap_or_else(|error| {
+            let retries = &self.context.metrics.pod_retries;
+            retries.with_label_values(&[error.kind()]).inc();
+            tracing::debug!(pod = %key, %error, "will be tried again");
+            Outcome::Retry
+        })
+    }
+
+    /// Nothing is to be done for the pod itself: sees to its tokens, or to its end on a dead node.
+    async fn wait(&self, key: &Key, token: tokens::Step) -> Result<Next, ApiError> {
+        match self.ending(key) {
+            (Ending::Wait, _) => self.tokens.keep(key, token).await.map(Next::Finish),
+            (Ending::After(delay), _) => Ok(Next::Finish(Outcome::After(delay))),
+            (Ending::Force, uid) => {
+                tracing::warn!(pod = %key, "the lower node is dead: the lower pod is removed without its kubelet");
+                let collection = self.pods_below(key);
+                api::delete(&self.context.lower, &collection, &key.name, &uid, Some(0)).await?;
+                Ok(Next::Done)
+            }
+        }
+    }
+
+    /// What becomes of a lower pod that is ending, and its UID.
+    fn ending(&self, key: &Key) -> (Ending, Box<str>) {
+        let patience = self.context.settings.force_delete_after;
+        let state = self.context.shared.lock();
+        let lower = state.pods.get(key).and_then(|entry| entry.lower.as_ref());
+        let Some(lower) = lower.filter(|_| patience.is_some()) else {
+            return (Ending::Wait, Box::default());
+        };
+        let capacity = self.context.shared.capacity.lock();
+        let is_dead = lower.node.as_deref().is_some_and(|node| capacity.is_dead(node));
+        (
+            ending(lower, is_dead, patience, Timestamp::now()),
+            lower.uid.clone(),
+        )
     }
 
     /// Path of the collection of the lower pod.
@@ -82,12 +124,16 @@ impl Worker {
 
     /// The next step, and what the pod's tokens need when there is none.
     fn decide(&self, key: &Key) -> (Step, tokens::Step) {
-        let state = self.context.shared.lock();
+        let mut state = self.context.shared.lock();
         let Some(entry) = state.pods.get(key) else {
             return (Step::Wait, tokens::Step::Nothing);
         };
         let token = self.tokens.decide(&state, entry);
-        (decide(entry, &self.context.settings.node_ip), token)
+        let step = decide(entry, &self.context.settings.node_ip);
+        if entry.changed_at.is_some() && !matches!(step, Step::PatchStatus { .. }) {
+            state.pods.carried_up(key);
+        }
+        (step, token)
     }
 
     async fn carry_out(&self, key: &Key, step: Step) -> Result<Next, ApiError> {
@@ -198,8 +244,12 @@ impl Worker {
 
     /// The lower pod is there; what the watch will show of it is already known.
     fn adopt(&self, target: &Target<'_>, lower: LowerPod, carried_out: Option<u64>) {
+        let version = version(lower.metadata.resource_version.as_deref());
         let mut state = self.context.shared.lock();
-        state.pods.adopt(target.key, target.uid, LowerSide::new(lower));
+        let is_shown = state.pods.adopt(target.key, target.uid, LowerSide::new(lower));
+        if !is_shown {
+            state.lower_lag.written(target.key, version, Instant::now());
+        }
         if let Some(body_hash) = carried_out {
             state.pods.carried_out(target.key, target.uid, body_hash);
         }
@@ -310,11 +360,19 @@ impl Worker {
             .and_then(|raw| serde_json::from_str(raw.get()).ok())
             .unwrap_or_default();
         let version = version(pod.metadata.resource_version.as_deref());
-        let shown = Fingerprint::of(&returned);
+        let (shown, now) = (Fingerprint::of(&returned), Instant::now());
         let mut state = self.context.shared.lock();
-        state
+        let sent = patch.sent(&returned);
+        if !state
             .pods
-            .status_sent(target.key, target.uid, patch.sent(&returned), shown, version);
+            .status_sent(target.key, target.uid, sent, shown, version)
+        {
+            state.upper_lag.written(target.key, version, now);
+        }
+        if let Some(seen) = state.pods.carried_up(target.key) {
+            let latency = now.saturating_duration_since(seen);
+            self.context.metrics.status_latency.observe(latency.as_secs_f64());
+        }
     }
 
     async fn delete_lower(

@@ -76,7 +76,7 @@ impl Collector {
         {
             return Ok(usage.clone());
         }
-        let nodes = shared.capacity.lock().node_names();
+        let nodes = shared.node_names();
         let (source, fetched) = self.fetch(&nodes, state.answered).await?;
         state.answered = Some(source);
         let pods = state.containers.take(fetched.containers, &shared.running_pods());
@@ -95,7 +95,7 @@ impl Collector {
     /// When none of them answers, or another process runs the node.
     pub async fn cadvisor(&self) -> Result<String, Unavailable> {
         let shared = self.shared()?;
-        let nodes = shared.capacity.lock().node_names();
+        let nodes = shared.node_names();
         let (mut merged, running) = (Merged::default(), shared.running_pods());
         for text in source::cadvisor(&self.lower, nodes.into_keys().collect()).await? {
             merged.add(&text, |namespace, name| {
