@@ -64,6 +64,10 @@ deny:
 bench *args:
     cargo bench --package e2e --bench offload -- {{ args }}
 
+# Memory, connections and idle time of a process with many lower clusters; `just bench-clusters --clusters 100`.
+bench-clusters *args:
+    cargo bench --package e2e --bench many_clusters -- {{ args }}
+
 # What the placement model costs at scale: `just bench-placement [clusters nodes pods]`.
 bench-placement *args:
     cargo bench --package tensile-placement --features testing --bench scale -- {{ args }}

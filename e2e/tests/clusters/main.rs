@@ -2,14 +2,17 @@
 //!
 //! All tests share one upper and two lower clusters; each has processes, cluster ids and virtual nodes of its own.
 
+mod below;
 mod faults;
 mod pools;
 mod replicas;
+mod rolling;
 mod secrets;
 
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use e2e::support::{self, Shared};
 use e2e::{Cluster, ClusterSpec, Component, NodeTemplate, PortLease, TestResult};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret};
@@ -32,7 +35,7 @@ struct Ground {
 /// One process that takes clusters from the Secrets of a system namespace of its own, so that tests do not share any.
 struct Replica {
     component: Component,
-    _admin: PortLease,
+    admin: PortLease,
     _kubelet: PortLease,
 }
 
@@ -106,14 +109,58 @@ fn condition<'a>(object: &'a Value, name: &str) -> &'a Value {
         .unwrap_or(&Value::Null)
 }
 
+// === impl Replica ===
+
+impl Replica {
+    /// A page of its admin server.
+    async fn page(&self, path: &str) -> Result<String> {
+        let admin = std::net::SocketAddr::from(([127, 0, 0, 1], self.admin.port()));
+        let (status, text) = support::http_get(admin, path).await?;
+        ensure!(status == 200, "{path}: {status} {text}");
+        Ok(text)
+    }
+
+    /// A figure of its metrics; none while there is no such thing.
+    async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<Option<f64>> {
+        let page = self.page("/metrics").await?;
+        let is_it = |line: &&str| {
+            line.starts_with(&format!("{name}{{"))
+                && labels
+                    .iter()
+                    .all(|(key, value)| line.contains(&format!("{key}=\"{value}\"")))
+        };
+        let line = page.lines().find(is_it);
+        Ok(line.and_then(|line| line.rsplit(' ').next()?.parse().ok()))
+    }
+
+    /// What it knows of a pod.
+    async fn state(&self, namespace: &str, pod: &str) -> Result<Value> {
+        let page = self.page(&format!("/debug/state?pod={namespace}/{pod}")).await?;
+        Ok(serde_json::from_str(&page)?)
+    }
+
+    async fn await_log(&self, text: &str) -> Result<()> {
+        support::await_condition(&format!("{text:?} in the log"), DEADLINE, || async {
+            let log = std::fs::read_to_string(self.component.log())?;
+            Ok(log.contains(text).then_some(()))
+        })
+        .await
+    }
+}
+
 // === impl Site ===
 
 impl Site {
     fn replica(&self, args: &[&str]) -> Result<Replica> {
+        self.replica_of(self.ground.upper.kubeconfig(), args)
+    }
+
+    /// A process that reaches the upper cluster by another kubeconfig.
+    fn replica_of(&self, kubeconfig: &Path, args: &[&str]) -> Result<Replica> {
         let (admin, kubelet) = (PortLease::take()?, PortLease::take()?);
         let mut flags = vec![
             "--clusters-from-secrets".to_owned(),
-            format!("--kubeconfig={}", self.ground.upper.kubeconfig().display()),
+            format!("--kubeconfig={}", kubeconfig.display()),
             format!("--system-namespace={}", self.system),
             format!("--admin-listen=127.0.0.1:{}", admin.port()),
             // An address of its own: further virtual nodes take the next ports, which others may have leased.
@@ -127,7 +174,7 @@ impl Site {
         flags.extend(args.iter().map(ToString::to_string));
         Ok(Replica {
             component: Component::start("virtual-node", &flags, &[])?,
-            _admin: admin,
+            admin,
             _kubelet: kubelet,
         })
     }

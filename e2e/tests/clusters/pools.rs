@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use e2e::{TestResult, support};
 use serde_json::Value;
 
+use crate::below::await_event;
 use crate::{Site, condition, kubeconfig, mk_pod, on_site};
 
 const POOLS: &str = "
@@ -72,6 +73,12 @@ fn pools_share_a_cluster_and_patch_their_pods() -> TestResult {
         };
         site.await_pod(&site.upper, "unfit", "to name the override", says)
             .await?;
+        await_event(site, "unfit", "ProviderFailed").await?;
+        let patched = site.await_running(&site.upper, "patched").await?;
+        ensure!(
+            patched["spec"]["containers"][0]["image"] == "ours",
+            "an override shows above: {patched}"
+        );
 
         site.secret("pool", &kubeconfig(&site.ground.first)?, OVERLAP)
             .await?;

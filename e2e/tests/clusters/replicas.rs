@@ -13,7 +13,7 @@ use crate::{DEADLINE, Replica, Site, kubeconfig, mk_pod, on_site};
 /// The goal of design and documentation.
 const TAKEOVER: Duration = Duration::from_secs(20);
 
-async fn holder(site: &Site, id: &str) -> Result<String> {
+pub(crate) async fn holder(site: &Site, id: &str) -> Result<String> {
     let leases: Api<Lease> = Api::namespaced(site.upper.clone(), &site.system);
     support::await_condition("a holder of the lease", DEADLINE, || async {
         let lease = leases.get_opt(&format!("tensile-{id}")).await?;
@@ -24,7 +24,7 @@ async fn holder(site: &Site, id: &str) -> Result<String> {
     .await
 }
 
-fn leads(replica: &Replica, holder: &str) -> bool {
+pub(crate) fn leads(replica: &Replica, holder: &str) -> bool {
     holder.contains(&format!("_{}_", replica.component.pid()))
 }
 
@@ -69,11 +69,19 @@ fn a_killed_replica_is_replaced_in_time_and_nothing_is_done_twice() -> TestResul
             "somebody else leads"
         );
         support::pod_gone(&first, &site.namespace, "kept-9", DEADLINE).await?;
-        let port =
-            |node: &serde_json::Value| node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].clone();
-        let old = port(&before);
-        site.await_node("ha", "with the port of the new leader", |node| port(node) != old)
-            .await?;
+        let (address, port) = (
+            "/status/addresses/0/address",
+            "/status/daemonEndpoints/kubeletEndpoint/Port",
+        );
+        let differs = |node: &serde_json::Value, what| node.pointer(what) != before.pointer(what);
+        site.await_node("ha", "with address and port of the new leader", |node| {
+            differs(node, address) && differs(node, port)
+        })
+        .await?;
+        site.ground.first.add_kwok_log("said below")?;
+        let logs = ["logs", "--namespace", &site.namespace, "kept-0"];
+        let said = site.ground.upper.kubectl(&logs).await?.ok()?;
+        ensure!(said.contains("said below"), "kubectl logs: {said:?}");
 
         let after = site.uids(&first).await?;
         for kept in uids.iter().filter(|(name, _)| name != "kept-9") {
@@ -86,7 +94,7 @@ fn a_killed_replica_is_replaced_in_time_and_nothing_is_done_twice() -> TestResul
 }
 
 /// How often the first lower cluster was asked to make a pod in this test's namespace, by its audit log.
-fn creations(site: &Site) -> Result<usize> {
+pub(crate) fn creations(site: &Site) -> Result<usize> {
     let text = std::fs::read_to_string(site.ground.first.audit_log()).context("no audit log")?;
     let is_creation = |line: &&str| {
         let Ok(entry) = serde_json::from_str::<serde_json::Value>(line) else {

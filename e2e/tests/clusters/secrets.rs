@@ -113,7 +113,7 @@ fn a_cluster_leaves_through_evictions_that_obey_budgets() -> TestResult {
 #[test]
 fn a_dead_cluster_can_be_abandoned() -> TestResult {
     on_site("abandon", async |site| {
-        let _replica = site.replica(&["--unreachable-grace=5"])?;
+        let replica = site.replica(&["--unreachable-grace=5"])?;
         let proxy = e2e::FaultProxy::start(site.ground.second.api_server()).await?;
         let through = site.ground.second.kubeconfig_through(proxy.address())?;
         site.secret("abandon", &std::fs::read_to_string(through)?, "")
@@ -134,6 +134,9 @@ fn a_dead_cluster_can_be_abandoned() -> TestResult {
         await_gone(site, "abandon").await?;
         let second = site.ground.second.client().await?;
         site.await_running(&second, "lost").await?;
+        let log = std::fs::read_to_string(replica.component.log())?;
+        let failures = log.lines().filter(|line| line.contains("trying on"));
+        ensure!(failures.count() == 1, "a dead cluster is not one line:\n{log}");
         Ok(())
     })
 }
