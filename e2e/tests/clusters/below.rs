@@ -3,7 +3,6 @@
 use anyhow::{Context, Result, ensure};
 use e2e::{NodeTemplate, TestResult, support};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, ResourceQuota};
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -197,15 +196,7 @@ fn nodes_are_drained_above_and_cordoned_below() -> TestResult {
             support::create(&site.pods(&site.upper), pod).await?;
             site.await_running(&site.upper, name).await?;
         }
-        let budgets: Api<PodDisruptionBudget> = Api::namespaced(site.upper.clone(), &site.namespace);
-        let budget = json!({"metadata": {"name": "guard"},
-            "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "guarded"}}}});
-        support::create(&budgets, budget).await?;
-        support::await_condition("the budget to be counted", DEADLINE, || async {
-            let status = budgets.get("guard").await?.status;
-            Ok(status.filter(|status| status.expected_pods == Some(1)).map(drop))
-        })
-        .await?;
+        let budgets = site.guard().await?;
         let args = [
             "drain",
             "drain",

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use e2e::support::{self, Shared};
 use e2e::{Cluster, ClusterSpec, Component, NodeTemplate, PortLease, TestResult};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -181,6 +182,20 @@ impl Site {
 
     fn secrets(&self) -> Api<Secret> {
         Api::namespaced(self.upper.clone(), &self.system)
+    }
+
+    /// A budget `guard` that lets no pod with the label `app=guarded` go while it is the only one.
+    async fn guard(&self) -> Result<Api<PodDisruptionBudget>> {
+        let budgets: Api<PodDisruptionBudget> = Api::namespaced(self.upper.clone(), &self.namespace);
+        let budget = json!({"metadata": {"name": "guard"},
+            "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "guarded"}}}});
+        support::create(&budgets, budget).await?;
+        support::await_condition("the budget to be counted", DEADLINE, || async {
+            let status = budgets.get("guard").await?.status;
+            Ok(status.filter(|status| status.expected_pods == Some(1)).map(drop))
+        })
+        .await?;
+        Ok(budgets)
     }
 
     fn pods(&self, client: &Client) -> Api<Pod> {

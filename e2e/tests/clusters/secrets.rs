@@ -3,7 +3,6 @@
 use anyhow::{Result, ensure};
 use e2e::{TestResult, support};
 use k8s_openapi::api::core::v1::{Event, Node};
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
@@ -86,15 +85,7 @@ fn a_cluster_leaves_through_evictions_that_obey_budgets() -> TestResult {
             support::create(&site.pods(&site.upper), mk_pod(name, "leave")).await?;
             site.await_running(&site.upper, name).await?;
         }
-        let budgets: Api<PodDisruptionBudget> = Api::namespaced(site.upper.clone(), &site.namespace);
-        let budget = json!({"metadata": {"name": "guard"},
-            "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "guarded"}}}});
-        support::create(&budgets, budget).await?;
-        support::await_condition("the budget to be counted", DEADLINE, || async {
-            let status = budgets.get("guard").await?.status;
-            Ok(status.filter(|status| status.expected_pods == Some(1)).map(drop))
-        })
-        .await?;
+        let budgets = site.guard().await?;
 
         site.secrets().delete("leave", &DeleteParams::default()).await?;
         support::pod_gone(&second, &site.namespace, "free", DEADLINE).await?;
