@@ -115,7 +115,7 @@ fn trouble(shared: &Shared) -> Vec<Value> {
         .iter()
         .filter_map(|(key, entry)| Some((key, entry.trouble.as_deref()?)))
         .collect();
-    pods.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    pods.sort_unstable_by_key(|(key, _)| *key);
     pods.truncate(LISTED);
     let show = |(key, trouble): (&Key, &Trouble)| {
         json!({
