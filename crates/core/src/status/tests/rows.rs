@@ -179,8 +179,15 @@ fn restart_counts_go_on_in_a_new_lower_pod() {
     assert_eq!(annotation, r#"{"i":1,"ran":3,"waits":2}"#);
     let restarts = Restarts::parse(&annotation);
     let count = |name: &str, count: i64| json!({"name": name, "restartCount": count});
-    let lower = json!({"phase": "Running", "containerStatuses": [count("ran", 1), count("never", 1)]});
+    let lower = json!({
+        "phase": "Running", "startTime": "t2", "containerStatuses": [count("ran", 1), count("never", 1)],
+    });
     let status = desired(&mk_upper("Running", &[], &restarts), &lower, HOST_IP).unwrap();
+    assert_eq!(
+        status.get("startTime"),
+        None,
+        "it started with the first lower pod"
+    );
     assert_eq!(
         status["containerStatuses"],
         json!([count("ran", 4), count("never", 1)])
@@ -304,6 +311,67 @@ fn a_vanished_pod_fails_and_its_containers_end_unseen() {
             ],
         })
     );
+}
+
+#[test]
+fn a_pod_that_is_made_again_is_not_ready_meanwhile() {
+    let status = interrupted("t");
+    assert_eq!(
+        (&status["phase"], &status["reason"]),
+        (&json!("Pending"), &json!("LowerPodVanished"))
+    );
+    let condition = |name: &str| json!({"type": name, "status": "False", "reason": "ContainersNotReady", "lastTransitionTime": "t"});
+    assert_eq!(
+        status["conditions"],
+        json!([condition("ContainersReady"), condition("Ready")])
+    );
+    // Its address is another pod's by now.
+    let shown = Fingerprint::of(&desire(&mk_running()));
+    let body = patch("u-1", &status, None, &shown).unwrap().body;
+    assert_eq!(
+        (&body["status"]["podIP"], &body["status"]["podIPs"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert!(body["status"].get("containerStatuses").is_none(), "{body}");
+}
+
+#[test]
+fn every_field_of_the_api_has_a_row() {
+    // The members of PodStatus and ContainerStatus as of Kubernetes 1.37 (api/core/v1/types.go).
+    let uppers = [
+        "qosClass",
+        "nominatedNodeName",
+        "resourceClaimStatuses",
+        "extendedResourceClaimStatus",
+        "nodeAllocatableResourceClaimStatuses",
+        "volumeHealth",
+    ];
+    let container = json!({
+        "name": "c", "image": "i", "imageID": "sha", "containerID": "containerd://1", "ready": true, "started": true,
+        "restartCount": 2, "state": {"running": {"startedAt": "t"}}, "lastState": {"terminated": {"exitCode": 1}},
+        "resources": {"requests": {"cpu": "1"}}, "allocatedResources": {"cpu": "1"},
+        "allocatedResourcesStatus": [{"name": "claim:gpu"}], "volumeMounts": [{"name": "v"}],
+        "user": {"linux": {"uid": 1}}, "stopSignal": "SIGTERM", "ofTomorrow": {"a": [1, null]},
+    });
+    let copied = json!({
+        "phase": "Running", "message": "m", "reason": "r", "startTime": "t", "initContainerStatuses": [container],
+        "containerStatuses": [container], "ephemeralContainerStatuses": [container], "resize": "InProgress",
+        "resources": {"limits": {"cpu": "1"}}, "allocatedResources": {"cpu": "1"},
+        "podIP": "10.1.0.7", "podIPs": [{"ip": "10.1.0.7"}, {"ip": "fd::7"}], "ofTomorrow": {"a": [1, null]},
+    });
+    let translated = json!({
+        "observedGeneration": 9, "hostIP": "10.0.0.2", "hostIPs": [{"ip": "10.0.0.2"}],
+        "conditions": [{"type": "AllContainersRestarting", "status": "True", "ofTomorrow": 1}],
+    });
+    let mut lower = copied.as_object().unwrap().clone();
+    lower.extend(translated.as_object().unwrap().clone());
+    lower.extend(uppers.map(|name| (name.to_owned(), json!("lower"))));
+    let mut expected = copied;
+    expected["observedGeneration"] = json!(3);
+    expected["hostIP"] = json!(HOST_IP);
+    expected["hostIPs"] = json!([{"ip": HOST_IP}]);
+    expected["conditions"] = translated["conditions"].clone();
+    assert_eq!(desire(&Value::Object(lower)), expected);
 }
 
 #[test]

@@ -1,6 +1,8 @@
-//! A golden test for every row of the translation.
+//! What the translation does beside the fields one by one, which are in `golden`.
 
 use super::*;
+
+mod golden;
 
 /// Runs with a context in which nothing is special.
 pub(super) fn with_context<T>(run: impl FnOnce(&Context<'_>) -> T) -> T {
@@ -28,15 +30,6 @@ pub(super) fn mk_pod(spec: &Value) -> Value {
 
 fn translate(upper: &Value) -> Lower {
     with_context(|context| to_lower(upper, context).unwrap())
-}
-
-/// The lower spec for an upper `spec`, less the members that every lower pod has.
-fn lower_spec(spec: &Value) -> Value {
-    let mut lower = translate(&mk_pod(spec)).pod;
-    let spec = lower["spec"].as_object_mut().unwrap();
-    assert_eq!(spec.remove("automountServiceAccountToken"), Some(json!(false)));
-    assert_eq!(spec.remove("enableServiceLinks"), Some(json!(false)));
-    lower["spec"].take()
 }
 
 #[test]
@@ -83,84 +76,6 @@ fn identity_goes_and_the_way_back_is_added() {
             },
         })
     );
-}
-
-#[test]
-fn each_row_of_the_spec_becomes_what_the_table_says() {
-    let table = [
-        (
-            "node, scheduler and gates",
-            json!({"nodeName": "vnode", "schedulerName": "mine", "schedulingGates": [{"name": "g"}]}),
-            json!({}),
-        ),
-        (
-            "priority and preemption",
-            json!({"priority": 7, "priorityClassName": "high", "preemptionPolicy": "Never"}),
-            json!({}),
-        ),
-        (
-            "runtime class, whose overhead admission computes again",
-            json!({"runtimeClassName": "kata", "overhead": {"podFixed": {"cpu": "1"}}}),
-            json!({"runtimeClassName": "kata"}),
-        ),
-        (
-            "readiness gates, which count above",
-            json!({"readinessGates": [{"conditionType": "lb"}]}),
-            json!({}),
-        ),
-        (
-            "gang scheduling and evictors",
-            json!({"schedulingGroup": {}, "podGroup": "g", "workloadRef": {}, "evictionResponders": []}),
-            json!({}),
-        ),
-        (
-            "resource claims, with every use",
-            json!({
-                "resourceClaims": [{"name": "gpu"}],
-                "resources": {"claims": [{"name": "gpu"}], "limits": {"cpu": "1"}},
-                "containers": [{"name": "c", "resources": {"claims": [{"name": "gpu"}], "requests": {"cpu": "1"}}}],
-            }),
-            json!({
-                "resources": {"limits": {"cpu": "1"}},
-                "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}],
-            }),
-        ),
-        (
-            "trust bundles and pod certificates",
-            json!({"volumes": [{"name": "v", "projected": {"sources": [
-                {"clusterTrustBundle": {"name": "b", "path": "p"}}, {"podCertificate": {"signerName": "s"}},
-                {"configMap": {"name": "m"}},
-            ]}}]}),
-            json!({"volumes": [{"name": "v", "projected": {"sources": [{"configMap": {"name": "m"}}]}}]}),
-        ),
-    ];
-    for (row, upper, lower) in table {
-        assert_eq!(lower_spec(&upper), lower, "{row}");
-    }
-}
-
-#[test]
-fn what_describes_the_workload_is_copied_as_it_is() {
-    let rows = [
-        json!({"hostname": "web-0", "subdomain": "web", "setHostnameAsFQDN": true, "hostnameOverride": "h"}),
-        json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["10.0.0.1"]}, "hostAliases": [{"ip": "10.0.0.1"}]}),
-        json!({"securityContext": {"runAsUser": 1}, "hostUsers": false, "os": {"name": "linux"}}),
-        json!({"hostNetwork": true, "hostPID": true, "hostIPC": true, "shareProcessNamespace": true}),
-        json!({"activeDeadlineSeconds": 60, "restartPolicy": "Never", "terminationGracePeriodSeconds": 5}),
-        json!({"imagePullSecrets": [{"name": "pull"}], "containers": [{
-            "name": "c", "envFrom": [{"configMapRef": {"name": "m"}}], "livenessProbe": {}, "lifecycle": {},
-            "resources": {"requests": {"cpu": "1", "example.com/fpga": "1"}}, "restartPolicyRules": [],
-        }]}),
-        json!({"volumes": [
-            {"name": "a", "persistentVolumeClaim": {"claimName": "p"}}, {"name": "b", "hostPath": {"path": "/"}},
-            {"name": "c", "csi": {"driver": "d"}}, {"name": "d", "ephemeral": {}}, {"name": "e", "image": {}},
-            {"name": "f", "emptyDir": {}}, {"name": "g", "secret": {"secretName": "s", "optional": true}},
-        ]}),
-        json!({"aMemberOfTomorrow": {"deep": [1, null]}}),
-    ];
-    for row in rows {
-        assert_eq!(lower_spec(&row), row);
-    }
 }
 
 #[test]
