@@ -51,8 +51,8 @@ async fn await_set(site: &Site) -> Result<[String; 2]> {
     .await
 }
 
-/// Changes things on both sides while nobody looks after them; `doomed` is a pod of the set.
-async fn change_everything(site: &Site, node: &str, doomed: &str) -> Result<()> {
+/// Changes things on both sides while nobody looks after them; `lost` is a pod of the set.
+async fn change_everything(site: &Site, node: &str, lost: &str) -> Result<()> {
     let (above, below): (Api<Pod>, Api<Pod>) = (site.api(&site.upper), site.api(&site.second));
     above.delete("deleted", &DeleteParams::default()).await?;
     for forced in ["forced", "again"] {
@@ -63,8 +63,10 @@ async fn change_everything(site: &Site, node: &str, doomed: &str) -> Result<()> 
     site.create(mk_pod("again", node, None)).await?;
     site.create(mk_pod("fresh", node, Some("config"))).await?;
     site.set_config(&site.upper, "config", "after").await?;
-    below.delete(doomed, &DeleteParams::default()).await?;
-    support::pod_gone(&site.second, &site.namespace, doomed, DEADLINE).await?;
+    for lost in [lost, "once"] {
+        below.delete(lost, &DeleteParams::default()).await?;
+        support::pod_gone(&site.second, &site.namespace, lost, DEADLINE).await?;
+    }
     let end = json!({"status": {"phase": "Succeeded", "containerStatuses": [{
         "name": "main", "image": "ours", "imageID": "", "ready": false, "restartCount": 0,
         "state": {"terminated": {"exitCode": 0, "reason": "Completed", "message": "done"}},
@@ -96,6 +98,34 @@ async fn await_agreement(site: &Site) -> Result<()> {
     .await
 }
 
+/// What was lost below while nobody looked on is made again and counts as restarted; what must run once has failed.
+async fn goes_on(site: &Site, lost: &str, before: &Value) -> Result<()> {
+    let again = |pod: &Value| is_running(pod) && pod["status"]["containerStatuses"][0]["restartCount"] == 1;
+    let above = site.await_pod(&site.upper, lost, "made again", again).await?;
+    let below = site.await_both(&site.second, lost).await?;
+    ensure!(below["metadata"]["uid"] != before["metadata"]["uid"], "{below}");
+    ensure!(
+        below["status"]["containerStatuses"][0]["restartCount"] == 0,
+        "{below}"
+    );
+    ensure!(
+        above["status"].get("reason").is_none() && above["status"]["podIP"] == below["status"]["podIP"],
+        "{above}"
+    );
+    let failed = |pod: &Value| pod["status"]["phase"] == "Failed";
+    let once = site.await_pod(&site.upper, "once", "Failed", failed).await?;
+    let ended = &once["status"]["containerStatuses"][0]["state"]["terminated"];
+    ensure!(
+        once["status"]["reason"] == "LowerPodVanished" && ended["exitCode"] == 137,
+        "{once}"
+    );
+    ensure!(
+        site.get::<Pod>(&site.second, "once").await?.is_null(),
+        "it runs again"
+    );
+    Ok(())
+}
+
 async fn restart(site: &Site, name: &str, stop: impl AsyncFnOnce(&VirtualNode) -> Result<()>) -> Result<()> {
     let _turn = site.turn().await;
     let (spec, ground) = (VirtualNodeSpec::new(name), site.ground);
@@ -104,22 +134,27 @@ async fn restart(site: &Site, name: &str, stop: impl AsyncFnOnce(&VirtualNode) -
     for pod in ["kept", "deleted", "forced", "again", "ended"] {
         site.create(mk_pod(pod, name, Some("config"))).await?;
     }
+    let mut once = mk_pod("once", name, None);
+    once["spec"]["restartPolicy"] = json!("Never");
+    site.create(once).await?;
     support::create(&site.api::<ReplicaSet>(&site.upper), mk_set(name)).await?;
-    let [survivor, doomed] = await_set(site).await?;
+    let [survivor, lost] = await_set(site).await?;
     let mut kept = Vec::new();
     for pod in ["kept", survivor.as_str()] {
         kept.push(site.await_both(&site.second, pod).await?);
     }
-    for pod in ["deleted", "forced", "again", "ended"] {
+    for pod in ["deleted", "forced", "again", "ended", "once"] {
         site.await_both(&site.second, pod).await?;
     }
+    let before = site.await_both(&site.second, &lost).await?;
 
     stop(&node).await?;
-    change_everything(site, name, &doomed).await?;
+    change_everything(site, name, &lost).await?;
     let node = spec.start(&ground.upper, &ground.second).await?;
     await_agreement(site).await?;
+    goes_on(site, &lost, &before).await?;
     let set = await_set(site).await?;
-    ensure!(set.contains(&survivor) && !set.contains(&doomed), "{set:?}");
+    ensure!(set.contains(&survivor) && set.contains(&lost), "{set:?}");
     for before in kept {
         let pod = before["metadata"]["name"].as_str().context("no name")?;
         let after = site.await_both(&site.second, pod).await?;

@@ -11,6 +11,9 @@ const UNSEEN_EXIT_CODE: i32 = 137;
 /// A kubelet's own reason for such an end.
 const UNSEEN_REASON: &str = "ContainerStatusUnknown";
 
+/// Reason of an upper pod whose lower pod is gone and nobody saw it go.
+const VANISHED: &str = "LowerPodVanished";
+
 /// What of the upper pod matters for its status.
 #[derive(Clone, Copy, Debug)]
 pub struct Upper<'a> {
@@ -44,6 +47,10 @@ pub fn desired(upper: &Upper<'_>, lower_status: &Value, host_ip: &str) -> Option
     replace_host(&mut status, host_ip);
     replace_generation(&mut status, upper.generation);
     add_restarts(&mut status, upper.restarts);
+    if !upper.restarts.is_empty() {
+        // The upper pod started when its first lower pod did.
+        status.remove("startTime");
+    }
     if lower_status["conditions"].is_array() {
         let conditions = conditions::translate(lower_status, upper.gates, upper.generation);
         status.insert("conditions".to_owned(), Value::Array(conditions));
@@ -112,13 +119,30 @@ pub fn terminal(status: &Value) -> bool {
         })
 }
 
+/// The status of an upper pod whose lower pod is gone and is about to be made again, at `now` (RFC 3339): without
+/// an address, and not ready until the new one is.
+#[must_use]
+pub fn interrupted(now: &str) -> Value {
+    json!({
+        "phase": "Pending", "reason": VANISHED,
+        "message": "the lower pod is gone and is made again",
+        "conditions": not_ready("ContainersNotReady", now),
+    })
+}
+
+fn not_ready(reason: &str, now: &str) -> Value {
+    let condition =
+        |name: &str| json!({"type": name, "status": "False", "reason": reason, "lastTransitionTime": now});
+    json!(["ContainersReady", "Ready"].map(condition))
+}
+
 /// The status of an upper pod with `upper_status` whose lower pod is gone and must not come back, at `now` (RFC 3339):
 /// Failed, and containers that ran ended in a way nobody saw. The upper phase must not be terminal yet.
 #[must_use]
 pub fn vanished(upper_status: &Value, now: &str) -> Value {
     let mut status = Map::new();
     status.insert("phase".to_owned(), json!("Failed"));
-    status.insert("reason".to_owned(), json!("LowerPodVanished"));
+    status.insert("reason".to_owned(), json!(VANISHED));
     let message = "the lower pod is gone, and its restart policy does not let it start again";
     status.insert("message".to_owned(), json!(message));
     for key in CONTAINER_STATUSES {
@@ -129,10 +153,7 @@ pub fn vanished(upper_status: &Value, now: &str) -> Value {
     for container in container_statuses_mut(&mut status) {
         end(container, now);
     }
-    let conditions = ["ContainersReady", "Ready"].map(
-        |name| json!({"type": name, "status": "False", "reason": "PodFailed", "lastTransitionTime": now}),
-    );
-    status.insert("conditions".to_owned(), json!(conditions));
+    status.insert("conditions".to_owned(), not_ready("PodFailed", now));
     Value::Object(status)
 }
 
@@ -164,6 +185,8 @@ fn container_statuses_mut(status: &mut Map<String, Value>) -> impl Iterator<Item
         .filter(|container| container.is_object())
 }
 
-fn is_terminal(phase: &str) -> bool {
+/// Whether a pod in this phase has ended.
+#[must_use]
+pub fn is_terminal(phase: &str) -> bool {
     ["Succeeded", "Failed"].contains(&phase)
 }

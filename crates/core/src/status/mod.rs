@@ -5,8 +5,8 @@
 //! PodScheduled, DisruptionTarget and those of readiness gates, qosClass, and what the upper scheduler and claim
 //! controllers write.
 //!
-//! Without a lower pod there is a [`Problem`] to tell; [`vanished`] and [`may_start_again`] say what becomes of a pod
-//! whose lower pod is gone.
+//! Without a lower pod there is a [`Problem`] to tell. A pod whose lower pod went while nobody looked on is made again
+//! ([`interrupted`], [`go_on`]) where it [may start again](may_start_again), else it has [`vanished`].
 
 mod conditions;
 mod desired;
@@ -16,7 +16,7 @@ mod patch;
 mod problem;
 mod restarts;
 
-pub use desired::{Upper, desired, terminal, vanished};
+pub use desired::{Upper, desired, interrupted, is_terminal, terminal, vanished};
 pub use fingerprint::Fingerprint;
 pub use gate::{Gate, gates};
 pub use patch::{Patch, Sent, patch};

@@ -49,6 +49,12 @@ impl Restarts {
         (!counts.is_empty()).then(|| Value::Object(counts).to_string())
     }
 
+    /// Whether there are none: the lower pod is the first of its upper pod.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Those of the container `name`.
     #[must_use]
     pub fn of(&self, name: &str) -> i64 {

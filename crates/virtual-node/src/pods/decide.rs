@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tensile_core::refs::Reference;
-use tensile_core::status::{self, Patch, Problem, Restarts, Upper};
+use tensile_core::status::{self, Patch, Problem, Upper};
 
 use super::{Body, Entry, LowerSide, UpperSide};
 
@@ -24,6 +24,8 @@ pub enum Step {
         body_hash: u64,
         /// What must be there before.
         references: Arc<[Reference]>,
+        /// Whether it ran below already, before we looked on.
+        again: bool,
     },
     /// Bring the lower pod up to a changed upper pod.
     Update {
@@ -105,8 +107,8 @@ fn alone(upper: &UpperSide, placed: bool) -> Step {
             what: what.to_owned(),
         });
     }
-    if placed || upper.was_placed {
-        // Somebody else deleted it below: what is gone does not come back, its owner replaces it.
+    if placed {
+        // Somebody else deleted it below while we looked on: what is gone does not come back, its owner replaces it.
         return Step::DeleteUpper {
             uid: upper.uid.clone(),
             grace: 0,
@@ -120,6 +122,7 @@ fn alone(upper: &UpperSide, placed: bool) -> Step {
             body: body.clone(),
             body_hash: upper.body_hash,
             references: upper.references.clone(),
+            again: upper.was_placed,
         },
     }
 }
@@ -139,7 +142,7 @@ fn pair(upper: &UpperSide, lower: &LowerSide, host_ip: &str, silent_since: Optio
         };
     }
     let lower_status = lower.status();
-    if let Some(patch) = status_patch(upper, &lower_status, host_ip, silent_since) {
+    if let Some(patch) = status_patch(upper, lower, &lower_status, host_ip, silent_since) {
         return Step::PatchStatus {
             uid: upper.uid.clone(),
             patch,
@@ -193,6 +196,7 @@ fn finish(upper: &UpperSide, grace: i64) -> Step {
 
 fn status_patch(
     upper: &UpperSide,
+    lower: &LowerSide,
     lower_status: &serde_json::Value,
     host_ip: &str,
     silent_since: Option<&str>,
@@ -205,7 +209,7 @@ fn status_patch(
         generation: upper.generation,
         phase: &upper.phase,
         gates: &upper.gates,
-        restarts: &Restarts::default(),
+        restarts: &lower.restarts,
     };
     let mut desired = status::desired(&view, lower_status, host_ip)?;
     if let Some(since) = silent_since {

@@ -10,6 +10,7 @@
 //! name; whether the two belong together is told by UID. [`decide`] is pure and looks at nothing but the
 //! entry; a [`Step`] is one request, after which the entry is looked at again.
 
+mod again;
 mod body;
 mod decide;
 mod index;

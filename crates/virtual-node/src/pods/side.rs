@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use tensile_core::names;
 use tensile_core::refs::{self, Reference};
-use tensile_core::status::{self, Fingerprint, Gate, Sent};
+use tensile_core::status::{self, Fingerprint, Gate, Restarts, Sent};
 use tensile_runtime::object::{Pods, Slim};
 
 use super::Body;
@@ -88,6 +88,8 @@ pub struct LowerSide {
     pub node: Option<Box<str>>,
     /// Whether it reads a Secret with tokens of the upper cluster.
     pub reads_token: bool,
+    /// Restarts that earlier lower pods of the same upper pod had.
+    pub restarts: Restarts,
     /// Its status as it came; `None` until the watch has shown it.
     pub status: Option<Box<RawValue>>,
 }
@@ -151,7 +153,7 @@ impl UpperSide {
     /// Whether the pod has ended.
     #[must_use]
     pub fn is_terminal(&self) -> bool {
-        matches!(&*self.phase, "Succeeded" | "Failed")
+        status::is_terminal(&self.phase)
     }
 }
 
@@ -177,6 +179,8 @@ impl LowerSide {
             ends_at: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
             node: pod.spec.and_then(|place| place.node_name),
             reads_token: annotation(names::SERVICE_ACCOUNT).is_some_and(|value| value == UPPER_ACCOUNT),
+            restarts: annotation(names::RESTARTS)
+                .map_or_else(Restarts::default, |text| Restarts::parse(text)),
             status: pod.status,
         }
     }

@@ -58,7 +58,8 @@ fn name(step: &Step) -> String {
     match step {
         Step::Wait => "wait".into(),
         Step::Refuse(problem) => format!("refuse {}", problem.reason()),
-        Step::Create { .. } => "create".into(),
+        Step::Create { again: false, .. } => "create".into(),
+        Step::Create { again: true, .. } => "create again".into(),
         Step::Update { .. } => "update".into(),
         Step::PatchStatus { patch, .. } => format!("patch {}", patch.body["status"]["phase"]),
         Step::DeleteLower {
@@ -80,8 +81,8 @@ fn an_upper_pod_without_a_lower_one() {
             "wait",
         ),
         (json(ENDED), "wait"),
-        // It ran before we started, so it was deleted below meanwhile.
-        (json(RAN), "delete upper 0, confirm true"),
+        // It ran before we started, and nobody saw where it went.
+        (json(RAN), "create again"),
         (daemon, "refuse NotOffloaded"),
         (
             json!({"metadata": {"namespace": "kube-system"}}),
@@ -101,6 +102,9 @@ fn a_lower_pod_that_was_there_and_is_gone_takes_the_upper_one_with_it() {
     let mut entry = mk_entry(Some(mk_upper(&json!({}))), None);
     entry.placed = Some("u1".into());
     assert_eq!(name(&decide(&entry, HOST_IP)), "delete upper 0, confirm true");
+    entry.upper = Some(mk_upper(&json(RAN)));
+    assert_eq!(name(&decide(&entry, HOST_IP)), "delete upper 0, confirm true");
+    entry.upper = Some(mk_upper(&json!({})));
     // That was a pod of the same name before this one.
     entry.placed = Some("u0".into());
     assert_eq!(name(&decide(&entry, HOST_IP)), "create");
@@ -168,6 +172,19 @@ fn a_pod_that_somebody_deletes_below_is_deleted_above_before_its_end_is_shown() 
         let entry = mk_entry(Some(mk_upper(&upper)), Some(mk_lower(&lower)));
         assert_eq!(name(&decide(&entry, HOST_IP)), expected, "{lower}");
     }
+}
+
+#[test]
+fn restarts_of_an_earlier_lower_pod_count_above() {
+    let lower = mk_lower(&json!({
+        "metadata": {"annotations": {"tensile.dev/restarts": r#"{"c":3}"#}},
+        "status": {"phase": "Running", "containerStatuses": [{"name": "c", "restartCount": 1}]},
+    }));
+    let Step::PatchStatus { patch, .. } = decide(&mk_entry(Some(mk_upper(&json!({}))), Some(lower)), HOST_IP)
+    else {
+        panic!("no status is written")
+    };
+    assert_eq!(patch.body["status"]["containerStatuses"][0]["restartCount"], 4);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use tensile_runtime::key::Key;
 use tensile_runtime::queue::Outcome;
 use tensile_runtime::recorder::Note;
 
+use super::again::{Before, follow_upon};
 use super::side::version;
 use super::translation::Translated;
 use super::{Body, Ending, LowerPod, LowerSide, Step, UpperPod, decide, ending};
@@ -29,21 +30,21 @@ const STEPS: usize = 8;
 /// Works on pods.
 #[derive(Clone)]
 pub struct Worker {
-    context: Context,
+    pub(super) context: Context,
     tokens: Keeper,
 }
 
 /// Whether to look at the entry again at once.
-enum Next {
+pub(super) enum Next {
     Again,
     Done,
     Finish(Outcome),
 }
 
 /// Identity of the upper pod that a step is for.
-struct Target<'a> {
-    key: &'a Key,
-    uid: &'a str,
+pub(super) struct Target<'a> {
+    pub key: &'a Key,
+    pub uid: &'a str,
 }
 
 // === impl Worker ===
@@ -145,10 +146,18 @@ impl Worker {
                 body,
                 body_hash,
                 references,
+                again,
             } => {
                 let target = Target { key, uid: &uid };
+                let before = match again {
+                    true => self.before(&target).await?,
+                    false => Before::GoesOn(Value::Null),
+                };
+                let Before::GoesOn(before) = before else {
+                    return Ok(Next::Done);
+                };
                 match self.need(key, &references) {
-                    Need::Met => self.create(&target, &body, body_hash).await,
+                    Need::Met => self.create(&target, &body, body_hash, &before).await,
                     // Whoever makes the objects wakes this pod.
                     Need::Pending(objects) => {
                         objects
@@ -183,7 +192,14 @@ impl Worker {
         self.context.shared.lock().objects.need(key, references)
     }
 
-    async fn create(&self, target: &Target<'_>, body: &Body, body_hash: u64) -> Result<Next, ApiError> {
+    /// Makes the lower pod; `before` is the status that the upper pod had if it ran already, else null.
+    async fn create(
+        &self,
+        target: &Target<'_>,
+        body: &Body,
+        body_hash: u64,
+        before: &Value,
+    ) -> Result<Next, ApiError> {
         let mut pod = match Translated::new(&self.context, target.key, body) {
             Ok(pod) => pod,
             Err(problem) => return self.refuse(target.key, &problem).await.map(|()| Next::Done),
@@ -192,6 +208,7 @@ impl Worker {
         if issued.is_some() {
             pod.reads_token();
         }
+        follow_upon(&mut pod.lower.pod, before);
         let lower = &pod.lower;
         let collection = self.pods_below(target.key);
         match api::create::<LowerPod>(&self.context.lower, &collection, &lower.pod).await {
@@ -335,7 +352,7 @@ impl Worker {
         Ok(())
     }
 
-    async fn patch_status(&self, target: &Target<'_>, patch: Patch) -> Result<Next, ApiError> {
+    pub(super) async fn patch_status(&self, target: &Target<'_>, patch: Patch) -> Result<Next, ApiError> {
         match api::patch_status(&self.context.upper, target.key, &patch.body).await {
             Ok(pod) => {
                 self.context.metrics.status_writes.inc();

@@ -338,14 +338,6 @@ fn a_pod_that_is_made_again_is_not_ready_meanwhile() {
 #[test]
 fn every_field_of_the_api_has_a_row() {
     // The members of PodStatus and ContainerStatus as of Kubernetes 1.37 (api/core/v1/types.go).
-    let uppers = [
-        "qosClass",
-        "nominatedNodeName",
-        "resourceClaimStatuses",
-        "extendedResourceClaimStatus",
-        "nodeAllocatableResourceClaimStatuses",
-        "volumeHealth",
-    ];
     let container = json!({
         "name": "c", "image": "i", "imageID": "sha", "containerID": "containerd://1", "ready": true, "started": true,
         "restartCount": 2, "state": {"running": {"startedAt": "t"}}, "lastState": {"terminated": {"exitCode": 1}},
@@ -365,7 +357,7 @@ fn every_field_of_the_api_has_a_row() {
     });
     let mut lower = copied.as_object().unwrap().clone();
     lower.extend(translated.as_object().unwrap().clone());
-    lower.extend(uppers.map(|name| (name.to_owned(), json!("lower"))));
+    lower.extend(UPPERS.map(|name| (name.to_owned(), json!("lower"))));
     let mut expected = copied;
     expected["observedGeneration"] = json!(3);
     expected["hostIP"] = json!(HOST_IP);
