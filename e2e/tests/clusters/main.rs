@@ -4,6 +4,7 @@
 
 mod below;
 mod faults;
+mod neighbours;
 mod pools;
 mod replicas;
 mod rolling;

@@ -132,7 +132,7 @@ fn a_dead_cluster_can_be_abandoned() -> TestResult {
     })
 }
 
-async fn await_gone(site: &Site, id: &str) -> Result<()> {
+pub(crate) async fn await_gone(site: &Site, id: &str) -> Result<()> {
     let nodes: Api<Node> = Api::all(site.upper.clone());
     support::await_condition("the Secret and the Node to be gone", DEADLINE, || async {
         let (secret, node) = (site.secrets().get_opt(id).await?, nodes.get_opt(id).await?);
