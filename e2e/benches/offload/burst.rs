@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use e2e::measure::{CpuTimes, Line, PodWatch, Progress, Report, Samples, peak_rss};
+use e2e::measure::{Bytes, CpuTimes, Line, PodWatch, Progress, Report, Samples, Traffic, peak_rss};
 use e2e::virtual_node::VirtualNode;
 
 use crate::ground::{BothRequests, Ground, Side, VIRTUAL_NODE, tell, tell_progress};
@@ -21,6 +21,8 @@ pub(crate) struct Cost {
     pub(crate) cpu: CpuTimes,
     /// What was asked of both API servers, until then.
     pub(crate) requests: BothRequests,
+    /// What the virtual node sent and received, until then.
+    pub(crate) bytes: Bytes,
 }
 
 /// The costs of all rounds on one side.
@@ -142,6 +144,7 @@ impl Bursts {
         let what = format!("{} pods {what}, {}", self.pods, side.name());
         let watch = PodWatch::start(ground.client(side).clone(), side.namespace()).await?;
         let (audit, cpu) = (ground.audit()?, ground.cpu(node)?);
+        let before = traffic(node).await?;
         let started = Instant::now();
         let progress = |now: &Progress| {
             tell_progress(format!(
@@ -158,6 +161,7 @@ impl Bursts {
             seconds,
             cpu: ground.cpu(node)?.since(&cpu),
             requests: audit.requests()?,
+            bytes: traffic(node).await?.since(&before),
         })
     }
 
@@ -201,6 +205,14 @@ impl Bursts {
     pub(crate) fn memory(&self) -> (f64, f64) {
         let median = |of: fn(&(f64, f64)) -> f64| self.memory.iter().map(of).collect::<Samples>().median();
         (median(|memory| memory.0), median(|memory| memory.1))
+    }
+}
+
+/// The bytes of the virtual node, if it runs.
+async fn traffic(node: Option<&VirtualNode>) -> Result<Traffic> {
+    match node {
+        Some(node) => Traffic::of(&node.component).await,
+        None => Ok(Traffic::default()),
     }
 }
 

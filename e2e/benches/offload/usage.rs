@@ -58,6 +58,14 @@ fn requests(bursts: &Bursts, report: &mut Report) {
     add("deletes below", 1.0, &lower, &delete);
     add("live reads", 0.0, &upper.plus(&lower), &read);
     add("events", 0.0, &upper.plus(&lower), &event);
+    for (what, cost) in [("creating", created), ("deleting", deleted)] {
+        let kilobytes =
+            |bytes: u64| count(usize::try_from(bytes).unwrap_or(usize::MAX)) / KILO / count(bursts.pods);
+        let (sent, received) = (kilobytes(cost.bytes.sent), kilobytes(cost.bytes.received));
+        let from = format!("{sent:.2} KB sent, {received:.2} KB received, to and from both API servers");
+        let line = Line::new(format!("bytes per pod, {what}"), sent + received, "KB", from);
+        report.lines.push(line);
+    }
 }
 
 /// Two decimals: what is less is not of the pods, but the same for any number of them.
