@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::Slot;
 use super::metrics::Open;
 use crate::tls::Peer;
 
@@ -21,7 +21,7 @@ struct Inner {
     peer: Option<Peer>,
     abort: CancellationToken,
     _tracked: TaskTrackerToken,
-    _counted: (OwnedSemaphorePermit, Open),
+    _counted: (Slot, Open),
 }
 
 // === impl Connection ===
@@ -32,7 +32,7 @@ impl Connection {
         peer: Option<Peer>,
         abort: CancellationToken,
         tracked: TaskTrackerToken,
-        counted: (OwnedSemaphorePermit, Open),
+        counted: (Slot, Open),
     ) -> Self {
         Self(Arc::new(Inner {
             remote,

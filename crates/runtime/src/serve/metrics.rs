@@ -14,6 +14,8 @@ pub struct Metrics {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Failure {
     Accept,
+    /// Its address had too many.
+    Crowded,
     Handshake,
     HandshakeTimeout,
     Http,
@@ -77,6 +79,7 @@ impl Failure {
     fn label(self) -> &'static str {
         match self {
             Self::Accept => "accept",
+            Self::Crowded => "crowded",
             Self::Handshake => "handshake",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::Http => "http",

@@ -2,7 +2,7 @@
 //!
 //! One slow, silent or broken client must not hinder the others. Handshake and head have deadlines and happen in
 //! the connection's own task, heads are bounded, and so is the number of connections; at that limit no more are
-//! accepted and the rest wait in the kernel's backlog.
+//! accepted and the rest wait in the kernel's backlog. Before that, whoever has too many of them gets no more.
 //!
 //! Requests find in their extensions: the [`Connection`], `axum::extract::ConnectInfo<SocketAddr>`, and the
 //! [`Peer`](crate::tls::Peer) if the client showed a certificate that a client CA vouches for.
@@ -11,6 +11,7 @@
 //! that hold a [`Connection`]) may finish until [`Config::drain_timeout`]; then [`Connection::aborted`] fires.
 
 mod connection;
+mod crowd;
 mod metrics;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ use crate::tls::Tls;
 pub use connection::Connection;
 pub use metrics::Metrics;
 
+use crowd::{Crowd, Place};
 use metrics::Failure;
 
 /// How long the loop rests after a failed accept (no file descriptors left, usually). Go's net/http backs off up to
@@ -62,6 +64,9 @@ pub struct Config {
     /// Connections at one time, upgraded streams included. 4096 leaves room for the 500 streams of a large node
     /// and its scrapers, at two file descriptors each, within the usual limit of 65 536.
     pub max_connections: usize,
+    /// Connections of one address at one time: half of all, so that one that opens them and says nothing leaves room for
+    /// others. More are closed at once. An API server before 1024 streams needs little more than these.
+    pub max_per_address: usize,
     /// Time for a TLS handshake. Go's `TLSHandshakeTimeout` default is 10 s.
     pub handshake_timeout: Duration,
     /// Time for the head of a request, counted from the end of the one before, so also the idle time of a kept
@@ -86,10 +91,14 @@ pub struct Server {
 struct Shared {
     server: Server,
     router: Router,
+    crowd: Arc<Crowd>,
     tracker: TaskTracker,
     stop: CancellationToken,
     abort: CancellationToken,
 }
+
+/// One of all connections, and one of its address.
+type Slot = (OwnedSemaphorePermit, Place);
 
 #[derive(Debug, thiserror::Error)]
 enum ConnectionError {
@@ -107,6 +116,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             max_connections: 4096,
+            max_per_address: 2048,
             handshake_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(30),
             max_head_bytes: 1 << 20,
@@ -129,6 +139,7 @@ impl Server {
         let slots = Arc::new(Semaphore::new(self.config.max_connections));
         let drain_timeout = self.config.drain_timeout;
         let shared = Arc::new(Shared {
+            crowd: Crowd::new(self.config.max_per_address),
             server: self,
             router,
             tracker: TaskTracker::new(),
@@ -158,10 +169,13 @@ async fn accept_loop(listener: &TcpListener, slots: &Arc<Semaphore>, shared: &Ar
             return;
         };
         match listener.accept().await {
-            Ok((stream, remote)) => {
-                let task = Arc::clone(shared).handle(stream, remote, slot);
-                shared.tracker.spawn(task);
-            }
+            Ok((stream, remote)) => match shared.crowd.enter(remote.ip()) {
+                Some(place) => {
+                    let task = Arc::clone(shared).handle(stream, remote, (slot, place));
+                    shared.tracker.spawn(task);
+                }
+                None => shared.server.metrics.failed(Failure::Crowded),
+            },
             Err(error) => {
                 shared.server.metrics.failed(Failure::Accept);
                 tracing::warn!(%error, "accept");
@@ -175,7 +189,7 @@ async fn accept_loop(listener: &TcpListener, slots: &Arc<Semaphore>, shared: &Ar
 
 impl Shared {
     /// The whole life of one connection.
-    async fn handle(self: Arc<Self>, stream: TcpStream, remote: SocketAddr, slot: OwnedSemaphorePermit) {
+    async fn handle(self: Arc<Self>, stream: TcpStream, remote: SocketAddr, slot: Slot) {
         let abort = self.abort.clone();
         let metrics = self.server.metrics.clone();
         let served = abort.run_until_cancelled(self.handshake(stream, remote, slot));
@@ -189,7 +203,7 @@ impl Shared {
         &self,
         stream: TcpStream,
         remote: SocketAddr,
-        slot: OwnedSemaphorePermit,
+        slot: Slot,
     ) -> Result<(), ConnectionError> {
         tune(&stream);
         let open = self.server.metrics.open();

@@ -291,6 +291,78 @@ async fn bad_clients_end_at_their_deadline_and_hinder_nobody() {
 trait AsyncReadWrite: AsyncRead + AsyncWrite + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncReadWrite for S {}
 
+/// A ClientHello by hand: a version, a cipher suite, and what a P-256 certificate needs.
+fn mk_client_hello(version: [u8; 2], suite: [u8; 2]) -> Vec<u8> {
+    let extensions = [
+        &[0, 10, 0, 4, 0, 2, 0, 23][..],  // supported_groups: secp256r1
+        &[0, 11, 0, 2, 1, 0],             // ec_point_formats: uncompressed
+        &[0, 13, 0, 6, 0, 4, 4, 3, 8, 4], // signature_algorithms: ecdsa_secp256r1_sha256, rsa_pss_rsae_sha256
+        &[0, 23, 0, 0],                   // extended_master_secret
+    ]
+    .concat();
+    let with_length = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat();
+    let body = [
+        &version[..],
+        &[7; 32],
+        &[0],
+        &with_length(&suite),
+        &[1, 0],
+        &with_length(&extensions),
+    ]
+    .concat();
+    let handshake = [&[1, 0][..], &with_length(&body)].concat();
+    [&[22, 3, 1][..], &with_length(&handshake)].concat()
+}
+
+#[tokio::test]
+async fn old_versions_and_weak_suites_are_refused_in_the_handshake() {
+    const HANDSHAKE: u8 = 22;
+    const ALERT: u8 = 21;
+    const ECDHE_GCM: [u8; 2] = [0xc0, 0x2b];
+    const ECDHE_CBC: [u8; 2] = [0xc0, 0x09];
+    const RSA_GCM: [u8; 2] = [0x00, 0x9c];
+    let pair = mk_pair();
+    let server = mk_tls(Alpn::Http1, &pair).await;
+    for (what, version, suite, wanted) in [
+        ("TLS 1.2", [3, 3], ECDHE_GCM, HANDSHAKE),
+        ("TLS 1.1", [3, 2], ECDHE_GCM, ALERT),
+        ("TLS 1.0", [3, 1], ECDHE_GCM, ALERT),
+        ("SSL 3.0", [3, 0], ECDHE_GCM, ALERT),
+        ("CBC", [3, 3], ECDHE_CBC, ALERT),
+        ("no forward secrecy", [3, 3], RSA_GCM, ALERT),
+    ] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(&mk_client_hello(version, suite)).await.unwrap();
+        let answer = timeout(DEADLINE, stream.read_u8()).await.unwrap().unwrap();
+        assert_eq!(answer, wanted, "{what}");
+    }
+}
+
+/// Which timer runs for the server's end of a connection, as Linux says it: 2 is that of keepalive.
+fn timer_of(server: SocketAddr, client: SocketAddr) -> Option<String> {
+    let hex = |address: SocketAddr| format!("0100007F:{:04X}", address.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let mut rows = table
+        .lines()
+        .map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let row = rows.find(|row| row.len() > 5 && row[1] == hex(server) && row[2] == hex(client))?;
+    Some(row[5][..2].to_owned())
+}
+
+#[tokio::test]
+async fn a_peer_that_vanished_is_probed_for() {
+    let server = mk_plain(Config::default()).await;
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let client = stream.local_addr().unwrap();
+    timeout(DEADLINE, async {
+        while timer_of(server.address, client).as_deref() != Some("02") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("keepalive is on");
+}
+
 #[tokio::test]
 async fn a_head_beyond_the_limit_is_refused() {
     let server = mk_plain(Config {
@@ -335,6 +407,33 @@ async fn beyond_the_limit_connections_wait_for_a_slot() {
             .unwrap()
             .ends_with("nobody")
     );
+}
+
+#[tokio::test]
+async fn silent_connections_of_one_address_leave_room_for_others() {
+    let config = Config {
+        max_connections: 4,
+        max_per_address: 2,
+        head_timeout: DEADLINE,
+        ..Config::default()
+    };
+    let server = mk_plain(config).await;
+    let mut silent = Vec::new();
+    for _ in 0..2 {
+        silent.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    closed(&server, 2).await;
+    // All of 127.0.0.0/8 is loopback.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let other = socket.connect(server.address).await.unwrap();
+    let refused = ask(TcpStream::connect(server.address).await.unwrap()).await;
+    assert_eq!(refused, "", "closed at once");
+    assert!(ask(other).await.ends_with("nobody"));
+    drop(silent);
+    closed(&server, 0).await;
+    let again = ask(TcpStream::connect(server.address).await.unwrap()).await;
+    assert!(again.ends_with("nobody"), "{again}");
 }
 
 /// A handler that says that it began and ends when told to.
