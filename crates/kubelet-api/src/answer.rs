@@ -1,6 +1,7 @@
 //! Answers of the API server behind the node, made into a kubelet's.
 
 use axum::response::Response;
+use http::StatusCode;
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 
@@ -10,12 +11,18 @@ use crate::text::text;
 const MAX_ERROR: usize = 64 << 10;
 
 /// The status code of `response`, with the message of its `Status` object (or else its text) as plain text.
+///
+/// A 401 becomes a 502: it is our credentials that it speaks of, and callers would take it for a word about theirs.
 pub(crate) async fn relay_error(response: http::Response<kube::client::Body>) -> Response {
     let (parts, body) = response.into_parts();
     let body = match Limited::new(body, MAX_ERROR).collect().await {
         Ok(body) => message(&body.to_bytes()),
         Err(error) => format!("the answer of the pod's cluster cannot be read: {error}"),
     };
+    if parts.status == StatusCode::UNAUTHORIZED {
+        let message = format!("the pod's cluster does not accept this node's credentials: {body}");
+        return text(StatusCode::BAD_GATEWAY, message);
+    }
     text(parts.status, body)
 }
 

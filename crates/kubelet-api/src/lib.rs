@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Pods of the node run behind another API server. [`Backend::resolve`] says where; logs are streamed from there, and
-//! exec, attach and port-forward are tunnelled byte for byte, so that no streaming protocol is spoken here.
+//! exec, attach and port-forward are tunnelled byte for byte, so that no streaming protocol is spoken here (but for the
+//! output that `/run` collects).
 //!
 //! Every request is authenticated and authorized ([`Auth`]) before it is routed, also those for paths that do not
 //! exist. A client certificate that was not accepted leaves a request without a
@@ -42,7 +43,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{any, get};
+use axum::routing::{any, get, post};
 
 pub use auth::Auth;
 pub use backend::Backend;
@@ -51,7 +52,7 @@ pub use tunnel::{StreamConfig, Streams};
 
 use auth::Guard;
 use routes::{
-    App, attach, configz, exec, healthz, logs, metrics as figures, missing, pods, port_forward, stats,
+    App, attach, configz, exec, healthz, logs, metrics as figures, missing, pods, port_forward, run, stats,
 };
 
 /// The API of one node. `auth`, `streams` and `metrics` may be shared by several nodes; they then share caches, limits
@@ -100,7 +101,7 @@ fn plain_routes<B: Backend>() -> Router<App<B>> {
         .route("/configz", get(configz::get::<B>))
 }
 
-/// Both methods everywhere: SPDY comes as POST, WebSocket as GET.
+/// Both methods for what is upgraded: SPDY comes as POST, WebSocket as GET.
 fn stream_routes<B: Backend>() -> Router<App<B>> {
     let (exec, attach, port_forward) = (
         exec::exec::<B>,
@@ -123,11 +124,12 @@ fn stream_routes<B: Backend>() -> Router<App<B>> {
             "/portForward/{namespace}/{pod}/{uid}",
             get(port_forward).post(port_forward),
         )
+        .route("/run/{namespace}/{pod}/{container}", post(run::run::<B>))
+        .route("/run/{namespace}/{pod}/{uid}/{container}", post(run::run::<B>))
 }
 
 fn disabled_routes<B: Backend>() -> Router<App<B>> {
     Router::new()
-        .route("/run/{*rest}", any(missing::run))
         .route("/logs", any(missing::logs))
         .route("/logs/", any(missing::logs))
         .route("/logs/{*rest}", any(missing::logs))

@@ -36,6 +36,9 @@ const DENIED_TTL: Duration = Duration::from_secs(30);
 /// Entries per cache. Callers are an API server, a few scrapers and agents; a flood of made-up tokens must not
 /// grow it. An entry is under 1 KiB.
 const CACHE_ENTRIES: usize = 4096;
+/// The group of everybody whose identity was proved. An API server adds it to the users of tokens, and a kubelet to
+/// those of certificates.
+const AUTHENTICATED: &str = "system:authenticated";
 /// Longest token that is reviewed. Service account tokens have about 1 KiB, the largest OIDC ones stay below 16.
 const MAX_TOKEN: usize = 32 << 10;
 
@@ -193,9 +196,13 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 impl From<&Peer> for User {
     fn from(peer: &Peer) -> Self {
+        let mut groups = peer.groups.clone();
+        if !groups.iter().any(|group| group == AUTHENTICATED) {
+            groups.push(AUTHENTICATED.to_owned());
+        }
         Self {
             name: peer.user.clone(),
-            groups: peer.groups.clone(),
+            groups,
             ..Self::default()
         }
     }

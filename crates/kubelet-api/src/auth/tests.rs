@@ -130,6 +130,39 @@ async fn a_certificate_counts_before_a_token() {
     assert_eq!(script.asked(), ["apiserver get vn/pods"]);
 }
 
+#[test]
+fn the_user_of_a_certificate_is_among_the_authenticated() {
+    let mk_groups = |groups: &[&str]| {
+        let groups = groups.iter().map(|&group| group.to_owned()).collect();
+        User::from(&Peer {
+            user: "u".to_owned(),
+            groups,
+        })
+        .groups
+    };
+    assert_eq!(mk_groups(&["a"]), ["a", AUTHENTICATED]);
+    assert_eq!(mk_groups(&[]), [AUTHENTICATED]);
+    assert_eq!(mk_groups(&[AUTHENTICATED, "a"]), [AUTHENTICATED, "a"]);
+}
+
+#[tokio::test]
+async fn users_of_one_name_share_no_permission() {
+    let (node, _, script) = mk_guarded(&["pods"]);
+    for group in ["g", "h"] {
+        let mut request = mk_get("/pods");
+        request.extensions_mut().insert(Peer {
+            user: "u".to_owned(),
+            groups: vec![group.to_owned()],
+        });
+        assert_eq!(ask(&node, request).await.0, 200);
+        assert_eq!(
+            script.asked(),
+            ["u get vn/pods"],
+            "{group} is asked for by itself"
+        );
+    }
+}
+
 #[tokio::test]
 async fn the_coarse_right_is_asked_for_after_the_fine_one() {
     let (node, _, script) = mk_guarded(&["proxy"]);

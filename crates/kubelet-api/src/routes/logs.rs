@@ -39,11 +39,11 @@ fn status(error: LogOptionsError) -> StatusCode {
 fn refusal(error: &ResolveError, pod: &str, container: &str) -> Response {
     match error {
         ResolveError::NoPod | ResolveError::WrongUid => {
-            text(StatusCode::NOT_FOUND, format!("pod {pod:?} does not exist\n"))
+            text(StatusCode::NOT_FOUND, format!("pod {pod:?} does not exist"))
         }
         ResolveError::NoContainer => text(
             StatusCode::NOT_FOUND,
-            format!("container {container:?} not found in pod {pod:?}\n"),
+            format!("container {container:?} not found in pod {pod:?}"),
         ),
         ResolveError::NotStarted(_) => text(StatusCode::BAD_REQUEST, error.to_string()),
         ResolveError::Unavailable(_) => text(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
@@ -92,11 +92,11 @@ mod tests {
                 422,
                 r#"{"message": "Invalid request."}"#,
             ),
-            ("/containerLogs/ns/gone/c", 404, "pod \"gone\" does not exist\n"),
+            ("/containerLogs/ns/gone/c", 404, "pod \"gone\" does not exist"),
             (
                 "/containerLogs/ns/p/x",
                 404,
-                "container \"x\" not found in pod \"p\"\n",
+                "container \"x\" not found in pod \"p\"",
             ),
             (
                 "/containerLogs/ns/starting/c",
@@ -104,7 +104,7 @@ mod tests {
                 "container \"c\" in pod \"starting\" is waiting to start: ContainerCreating",
             ),
             ("/containerLogs/ns/down/c", 503, "cluster unreachable"),
-            ("/containerLogs/ns/p", 404, "404 page not found\n"),
+            ("/containerLogs/ns/p", 404, "404: Page Not Found"),
         ];
         for (uri, status, body) in cases {
             assert_eq!(
@@ -135,6 +135,15 @@ mod tests {
             answer,
             (400, "previous terminated container not found".to_owned())
         );
+    }
+
+    #[tokio::test]
+    async fn that_our_credentials_are_refused_is_no_word_about_the_callers() {
+        let status = r#"{"kind":"Status","message":"Unauthorized","code":401}"#;
+        let node = mk_node_with(Lower::Answers(401, status)).await;
+        let (code, text) = send(&node, mk_get("/containerLogs/ns/p/c")).await;
+        assert_eq!(code, 502);
+        assert!(text.ends_with("this node's credentials: Unauthorized"), "{text}");
     }
 
     #[tokio::test]

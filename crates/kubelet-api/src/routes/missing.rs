@@ -1,23 +1,37 @@
 //! What this node does not serve, in a kubelet's words.
 
 use axum::response::Response;
-use http::StatusCode;
+use http::{StatusCode, Uri};
 
 use crate::text::text;
 
+/// Below these a kubelet has a router of its own, with words of its own.
+const ROUTERS: [&str; 9] = [
+    "pods",
+    "runningpods",
+    "stats",
+    "containerLogs",
+    "exec",
+    "attach",
+    "portForward",
+    "run",
+    "logs",
+];
+
 /// No such path.
-pub(crate) async fn not_found() -> Response {
-    text(StatusCode::NOT_FOUND, "404 page not found\n")
+pub(crate) async fn not_found(uri: Uri) -> Response {
+    let first = uri.path().split('/').nth(1).unwrap_or_default();
+    let message = if ROUTERS.contains(&first) {
+        "404: Page Not Found"
+    } else {
+        "404 page not found\n"
+    };
+    text(StatusCode::NOT_FOUND, message)
 }
 
 /// The path does not have this method. The router adds `Allow`.
 pub(crate) async fn wrong_method() -> Response {
     text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed")
-}
-
-/// `/run`: switched off, as a kubelet without debugging handlers says it. `exec` does the same, and more.
-pub(crate) async fn run() -> Response {
-    disabled("Debug endpoints are disabled.\n")
 }
 
 /// `/logs`: there are no files of the node.
@@ -49,23 +63,12 @@ mod tests {
         let cases = [
             ("GET", "/", 404, "404 page not found\n"),
             ("GET", "/nothing", 404, "404 page not found\n"),
-            ("GET", "/pods/x", 404, "404 page not found\n"),
+            ("GET", "/pods/x", 404, "404: Page Not Found"),
             ("POST", "/checkpoint/ns/p/c", 404, "404 page not found\n"),
             ("POST", "/pods", 405, "405: Method Not Allowed"),
             ("DELETE", "/containerLogs/ns/p/c", 405, "405: Method Not Allowed"),
             ("PUT", "/exec/ns/p/c?output=1", 405, "405: Method Not Allowed"),
-            (
-                "POST",
-                "/run/ns/p/c?cmd=id",
-                405,
-                "Debug endpoints are disabled.\n",
-            ),
-            (
-                "GET",
-                "/run/ns/p/uid-1/c?cmd=id",
-                405,
-                "Debug endpoints are disabled.\n",
-            ),
+            ("GET", "/run/ns/p/c?cmd=id", 405, "405: Method Not Allowed"),
             ("GET", "/logs/", 405, "logs endpoint is disabled.\n"),
             ("GET", "/logs/syslog/1", 405, "logs endpoint is disabled.\n"),
             (

@@ -9,6 +9,7 @@ pub(crate) mod metrics;
 pub(crate) mod missing;
 pub(crate) mod pods;
 pub(crate) mod port_forward;
+pub(crate) mod run;
 pub(crate) mod stats;
 
 use std::sync::Arc;
@@ -76,12 +77,11 @@ impl<B: Backend> App<B> {
             Ok(query) => query,
             Err(error) => return text(StatusCode::BAD_REQUEST, error.to_string()),
         };
-        if !is_upgrade(request.headers()) {
-            let message = "unable to upgrade: missing upgrade headers in request\n";
-            return text(StatusCode::BAD_REQUEST, message);
-        }
         let container = stream.container.as_deref();
         match self.backend.resolve(&stream.pod, container).await {
+            Ok(_) if !is_upgrade(request.headers()) => {
+                text(StatusCode::INTERNAL_SERVER_ERROR, "Upgrade request required\n")
+            }
             Ok(target) => {
                 let path = format!("{}?{query}", target.path(stream.kind.subresource()));
                 self.streams.open(stream.kind, request, &target, &path).await
@@ -94,8 +94,10 @@ impl<B: Backend> App<B> {
 /// What a kubelet answers to a stream that it cannot open.
 fn stream_refusal(error: &ResolveError, container: &str) -> Response {
     match error {
-        ResolveError::NoPod | ResolveError::WrongUid => text(StatusCode::NOT_FOUND, error.to_string()),
-        ResolveError::NoContainer => text(
+        ResolveError::NoPod => text(StatusCode::NOT_FOUND, error.to_string()),
+        // Port-forward only: a kubelet looks for the UID there, and for the container of that pod elsewhere.
+        ResolveError::WrongUid if container.is_empty() => text(StatusCode::NOT_FOUND, error.to_string()),
+        ResolveError::NoContainer | ResolveError::WrongUid => text(
             StatusCode::INTERNAL_SERVER_ERROR,
             format!("container not found ({container:?})"),
         ),

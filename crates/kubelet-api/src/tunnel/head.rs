@@ -3,7 +3,7 @@
 //! Only what belongs to the upgrade goes along. Above all no credentials: who the caller is was settled here, and the
 //! client of the target adds its own.
 
-use http::header::{CONNECTION, UPGRADE, USER_AGENT};
+use http::header::{CONNECTION, SEC_WEBSOCKET_PROTOCOL, UPGRADE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use kube::client::Body;
 
@@ -14,10 +14,13 @@ const PASSED_ON: [HeaderName; 7] = [
     HeaderName::from_static("x-stream-protocol-version"),
     HeaderName::from_static("sec-websocket-key"),
     HeaderName::from_static("sec-websocket-version"),
-    HeaderName::from_static("sec-websocket-protocol"),
+    SEC_WEBSOCKET_PROTOCOL,
     HeaderName::from_static("sec-websocket-extensions"),
     USER_AGENT,
 ];
+
+/// How a browser, which can set no header, shows its bearer token to an API server: as one more subprotocol.
+const BEARER_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// The upgrade request for `path_and_query`.
 ///
@@ -39,7 +42,29 @@ pub(super) fn request(
             passed.append(name.clone(), value.clone());
         }
     }
+    withhold_tokens(passed);
     Ok(request)
+}
+
+/// Takes bearer tokens out of the subprotocols. The API server before us passes them on when it knows its caller by a
+/// certificate; the one behind us must not see them.
+fn withhold_tokens(headers: &mut HeaderMap) {
+    let is_token = |protocol: &str| protocol.trim_start().starts_with(BEARER_PROTOCOL);
+    let values: Vec<HeaderValue> = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().cloned().collect();
+    headers.remove(SEC_WEBSOCKET_PROTOCOL);
+    for value in values {
+        // What is not text is no token: the subprotocol has letters, digits, and signs of ASCII.
+        let kept = match value.to_str() {
+            Ok(text) if text.split(',').any(is_token) => {
+                let kept: Vec<_> = text.split(',').filter(|protocol| !is_token(protocol)).collect();
+                HeaderValue::from_str(kept.join(",").trim()).ok()
+            }
+            _ => Some(value),
+        };
+        if let Some(kept) = kept.filter(|kept| !kept.is_empty()) {
+            headers.append(SEC_WEBSOCKET_PROTOCOL, kept);
+        }
+    }
 }
 
 /// Whether the headers ask for an upgrade at all.
@@ -105,6 +130,29 @@ mod tests {
             versions,
             ["v4.channel.k8s.io", "v3.channel.k8s.io, v2.channel.k8s.io"]
         );
+    }
+
+    #[test]
+    fn a_token_among_the_subprotocols_stays_here() {
+        const TOKEN: &str = "base64url.bearer.authorization.k8s.io.c2VjcmV0";
+        let of = |value: &'static str| {
+            let headers = mk_headers(&[("sec-websocket-protocol", value)]);
+            let request = request(&Method::GET, &headers, "/").unwrap();
+            let values = request.headers().get_all("sec-websocket-protocol").iter();
+            values
+                .map(|value| value.to_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        for protocols in [
+            format!("v4.channel.k8s.io, {TOKEN}"),
+            format!("{TOKEN},v4.channel.k8s.io"),
+            format!("{TOKEN}, v4.channel.k8s.io, {TOKEN}"),
+        ] {
+            assert_eq!(of(protocols.leak()), ["v4.channel.k8s.io"]);
+        }
+        assert_eq!(of(TOKEN), Vec::<String>::new());
+        let others = "v5.channel.k8s.io,  base64.channel.k8s.io";
+        assert_eq!(of(others), [others], "others stay as they came");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! ```
 
 mod head;
+pub(crate) mod printed;
 mod splice;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use http::{HeaderMap, Method, StatusCode};
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tensile_runtime::serve::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -55,7 +56,7 @@ pub struct Streams {
 }
 
 /// What lives as long as a stream does: its slot, its count, and the connection that it came in on.
-struct Held {
+pub(crate) struct Held {
     counted: OpenStream,
     connection: Option<Connection>,
     _slot: OwnedSemaphorePermit,
@@ -95,35 +96,70 @@ impl Streams {
         target: &Target,
         path_and_query: &str,
     ) -> Response {
+        let caller = hyper::upgrade::on(&mut request);
+        let opened = self
+            .ask(kind, request.method(), request.headers(), target, path_and_query)
+            .await;
+        match opened {
+            Ok((response, mut held)) => {
+                held.connection = request.extensions_mut().remove::<Connection>();
+                self.switch(caller, response, held)
+            }
+            Err(refusal) => refusal,
+        }
+    }
+
+    /// A WebSocket of our own to `path_and_query` at `target`, within the same limits; an answer if there is none. It
+    /// counts as open while the second value lives.
+    pub(crate) async fn connect(
+        &self,
+        kind: Kind,
+        target: &Target,
+        path_and_query: &str,
+    ) -> Result<(TokioIo<Upgraded>, Held), Response> {
+        let (mut response, held) = self
+            .ask(kind, &Method::GET, &printed::headers(), target, path_and_query)
+            .await?;
+        match hyper::upgrade::on(&mut response).await {
+            Ok(stream) => Ok((TokioIo::new(stream), held)),
+            Err(error) => Err(text(StatusCode::BAD_GATEWAY, error.to_string())),
+        }
+    }
+
+    /// The other API server's 101, and what is held while the stream lives; else the answer for the caller.
+    async fn ask(
+        &self,
+        kind: Kind,
+        method: &Method,
+        headers: &HeaderMap,
+        target: &Target,
+        path_and_query: &str,
+    ) -> Result<(http::Response<kube::client::Body>, Held), Response> {
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
             self.metrics.stream(kind, Outcome::TooMany);
-            return text(
+            return Err(text(
                 StatusCode::TOO_MANY_REQUESTS,
                 "too many streams are open; try again later\n",
-            );
+            ));
         };
-        let caller = hyper::upgrade::on(&mut request);
-        let response = match self
-            .dial(request.method(), request.headers(), target, path_and_query)
-            .await
-        {
+        let response = match self.dial(method, headers, target, path_and_query).await {
             Ok(response) => response,
             Err(message) => {
                 self.metrics.stream(kind, Outcome::Unreachable);
-                return text(StatusCode::BAD_GATEWAY, message);
+                return Err(text(StatusCode::BAD_GATEWAY, message));
             }
         };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             self.metrics.stream(kind, Outcome::Refused);
-            return refused(response).await;
+            return Err(refused(response).await);
         }
         self.metrics.stream(kind, Outcome::Open);
         let held = Held {
             counted: self.metrics.open_stream(kind),
-            connection: request.extensions_mut().remove::<Connection>(),
+            connection: None,
             _slot: slot,
         };
-        self.switch(caller, response, held)
+        Ok((response, held))
     }
 
     async fn dial(

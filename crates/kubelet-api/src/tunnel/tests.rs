@@ -293,6 +293,54 @@ async fn a_cluster_that_is_silent_or_gone_is_an_error_in_time() {
     .await;
 }
 
+/// Upgrades, and hands the stream over.
+fn mk_handing_over() -> (
+    Router,
+    tokio::sync::mpsc::UnboundedReceiver<TokioIo<hyper::upgrade::Upgraded>>,
+) {
+    let (streams, handed) = tokio::sync::mpsc::unbounded_channel();
+    let upgrade = move |mut request: Request| {
+        let streams = streams.clone();
+        async move {
+            let upgraded = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move { streams.send(TokioIo::new(upgraded.await.unwrap())) });
+            let switch = [(CONNECTION, "Upgrade"), (UPGRADE, "SPDY/3.1")];
+            (StatusCode::SWITCHING_PROTOCOLS, switch)
+        }
+    };
+    (Router::new().fallback(any(upgrade)), handed)
+}
+
+#[tokio::test]
+async fn when_either_side_dies_the_other_is_told() {
+    let (lower, mut handed) = mk_handing_over();
+    let tunnel = mk_tunnel(lower, StreamConfig::default(), Config::default()).await;
+    for caller_dies in [true, false] {
+        let (_, mut caller) = dial(&tunnel, SPDY).await;
+        let mut pod = handed.recv().await.unwrap();
+        caller.write_all(b"x").await.unwrap();
+        assert_eq!(pod.read_u8().await.unwrap(), b'x');
+        let mut rest = Vec::new();
+        // With bytes unread, so that the connection is reset and not closed in order.
+        if caller_dies {
+            pod.write_all(b"unread").await.unwrap();
+            caller.readable().await.unwrap();
+            drop(caller);
+            let _ = tokio::time::timeout(DEADLINE, pod.read_to_end(&mut rest))
+                .await
+                .unwrap();
+        } else {
+            caller.write_all(b"unread").await.unwrap();
+            drop(pod);
+            let _ = tokio::time::timeout(DEADLINE, caller.read_to_end(&mut rest))
+                .await
+                .unwrap();
+        }
+        assert!(rest.is_empty(), "{rest:?}");
+        until(&tunnel, r#"tensile_kubelet_streams{kind="exec"} 0"#).await;
+    }
+}
+
 #[tokio::test]
 async fn a_draining_server_ends_streams_at_its_deadline() {
     let config = Config {
