@@ -83,6 +83,9 @@ pub struct Args {
     /// CA of client certificates (PEM); that of the upper API server if not given.
     #[arg(long, env = "APISERVER_CA_CERT_LOCATION")]
     pub client_ca_file: Option<PathBuf>,
+    /// How long open streams (exec, attach, port-forward, followed logs) may go on after a signal to end, in seconds.
+    #[arg(long, env = "STREAM_DRAIN", value_parser = seconds, default_value = "30")]
+    pub stream_drain: Duration,
     /// Where figures of CPU and memory come from: the lower nodes, through their API server, or its metrics API.
     #[arg(long, env = "USAGE_SOURCE", value_enum, default_value_t)]
     pub usage_source: UsageSource,
@@ -340,6 +343,7 @@ mod tests {
             ["--taint-effect", "Never"],
             ["--tls-cert-file", "only-half"],
             ["--unreachable-grace", "soon"],
+            ["--stream-drain", "soon"],
             ["--namespace-prefix", "A_b"],
             ["--upper-api-address", "https://a"],
         ] {

@@ -203,9 +203,13 @@ impl Kubelet {
         let ca_file = load_client_ca(args, &client_cas).await?;
         let tls = Tls::new(certificate.serving.clone(), Some(client_cas.clone()), Alpn::Http1)?;
         let metrics = Metrics::register(registry)?;
+        let config = Config {
+            drain_timeout: args.stream_drain,
+            ..Config::default()
+        };
         let server = Server::new(
             Some(Arc::new(tls)),
-            Config::default(),
+            config,
             ServeMetrics::register(registry, "kubelet")?,
         );
         Ok(Self {
