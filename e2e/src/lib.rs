@@ -14,6 +14,7 @@
 //! Errors are `anyhow`: a failure of the harness is read by a person, never handled by a program.
 
 pub mod binaries;
+pub mod clients;
 mod cluster;
 mod component;
 mod components;

@@ -52,7 +52,8 @@ pub use tunnel::{StreamConfig, Streams};
 
 use auth::Guard;
 use routes::{
-    App, attach, configz, exec, healthz, logs, metrics as figures, missing, pods, port_forward, run, stats,
+    App, attach, cadvisor, configz, exec, healthz, logs, metrics as own_metrics, missing, pods, port_forward,
+    probes, resource_metrics, run, running_pods, stats,
 };
 
 /// The API of one node. `auth`, `streams` and `metrics` may be shared by several nodes; they then share caches, limits
@@ -83,10 +84,10 @@ fn plain_routes<B: Backend>() -> Router<App<B>> {
         .route("/healthz/syncloop", get(healthz::health::<B>))
         .route("/healthz/ping", get(healthz::ping))
         .route("/healthz/log", get(healthz::ping))
-        .route("/pods", get(pods::bound::<B>))
-        .route("/pods/", get(pods::bound::<B>))
-        .route("/runningpods", get(pods::running::<B>))
-        .route("/runningpods/", get(pods::running::<B>))
+        .route("/pods", get(pods::get::<B>))
+        .route("/pods/", get(pods::get::<B>))
+        .route("/runningpods", get(running_pods::get::<B>))
+        .route("/runningpods/", get(running_pods::get::<B>))
         .route(
             "/containerLogs/{namespace}/{pod}/{container}",
             get(logs::get::<B>),
@@ -94,10 +95,10 @@ fn plain_routes<B: Backend>() -> Router<App<B>> {
         .route("/stats", get(stats::summary_of::<B>))
         .route("/stats/", get(stats::summary_of::<B>))
         .route("/stats/summary", get(stats::summary_of::<B>))
-        .route("/metrics", get(figures::own::<B>))
-        .route("/metrics/resource", get(figures::resource::<B>))
-        .route("/metrics/cadvisor", get(figures::cadvisor::<B>))
-        .route("/metrics/probes", get(figures::probes))
+        .route("/metrics", get(own_metrics::get::<B>))
+        .route("/metrics/resource", get(resource_metrics::get::<B>))
+        .route("/metrics/cadvisor", get(cadvisor::get::<B>))
+        .route("/metrics/probes", get(probes::get))
         .route("/configz", get(configz::get::<B>))
 }
 

@@ -16,6 +16,11 @@ pub(crate) fn text(status: StatusCode, body: impl Into<Body>) -> Response {
     typed(status, "text/plain; charset=utf-8", body)
 }
 
+/// `body` in the Prometheus text format.
+pub(crate) fn exposition(body: impl Into<Body>) -> Response {
+    typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body)
+}
+
 /// `body` with a content type.
 pub(crate) fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());

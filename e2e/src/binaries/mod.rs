@@ -14,6 +14,8 @@ use tokio::sync::OnceCell;
 
 use recipe::{CONTROL_PLANE, Module, Recipe};
 
+pub(crate) use recipe::fingerprint;
+
 /// Environment variable: a folder that holds all binaries; nothing is built then.
 pub const FOLDER_VARIABLE: &str = "TENSILE_CONTROL_PLANE";
 
@@ -92,7 +94,7 @@ fn find_or_build(module: &Module, recipes: &[&Recipe]) -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os(FOLDER_VARIABLE).filter(|folder| !folder.is_empty()) {
         return complete(Path::new(&folder), recipes);
     }
-    let folder = cache_folder()?.join(module.fingerprint());
+    let folder = cache_folder("control-plane")?.join(module.fingerprint());
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let _lock = lock(&folder.join("lock"))?;
     go::build_missing(&folder, module, recipes)?;
@@ -116,21 +118,21 @@ fn complete(folder: &Path, recipes: &[&Recipe]) -> Result<PathBuf> {
     Ok(folder.to_owned())
 }
 
-/// `$XDG_CACHE_HOME/tensile/control-plane`, with `~/.cache` when the variable is not set.
-fn cache_folder() -> Result<PathBuf> {
+/// `$XDG_CACHE_HOME/tensile/<kind>`, with `~/.cache` when the variable is not set.
+pub(crate) fn cache_folder(kind: &str) -> Result<PathBuf> {
     let cache = match (std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME")) {
         (Some(cache), _) if !cache.is_empty() => PathBuf::from(cache),
         (_, Some(home)) => Path::new(&home).join(".cache"),
-        _ => bail!("no place for built control planes: set HOME, XDG_CACHE_HOME or {FOLDER_VARIABLE}"),
+        _ => bail!("no place for the cache of {kind}: set HOME or XDG_CACHE_HOME"),
     };
-    Ok(cache.join("tensile/control-plane"))
+    Ok(cache.join("tensile").join(kind))
 }
 
 /// Takes the lock of a cache folder; it is released when the file is closed, also by a crash.
-fn lock(path: &Path) -> Result<File> {
+pub(crate) fn lock(path: &Path) -> Result<File> {
     let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
     if file.try_lock().is_err() {
-        eprintln!("waiting for another process that builds the control planes");
+        eprintln!("waiting for another process that fills {}", path.display());
         file.lock()
             .with_context(|| format!("cannot lock {}", path.display()))?;
     }

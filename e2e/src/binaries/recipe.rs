@@ -113,16 +113,13 @@ impl Module {
         RECIPES.iter().filter(move |recipe| recipe.module == name)
     }
 
-    /// Names the folder of its binaries: a hash (FNV-1a, 64 bits) of all that decides what is built.
+    /// Names the folder of its binaries.
     pub(super) fn fingerprint(&self) -> String {
         let sources = self.sources.iter().map(|(_, text)| *text);
-        let inputs = [self.go_sum, RECIPE_VERSION].into_iter().chain(sources);
-        let hash = inputs
-            .flat_map(str::bytes)
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-            });
-        format!("{}-{hash:016x}", self.name)
+        fingerprint(
+            self.name,
+            [self.go_sum, RECIPE_VERSION].into_iter().chain(sources),
+        )
     }
 
     /// The version of Kubernetes that it requires, such as `1.36.3`.
@@ -159,6 +156,15 @@ impl Recipe {
     pub(super) fn named(name: &str) -> Option<&'static Self> {
         RECIPES.iter().find(|recipe| recipe.name == name)
     }
+}
+
+/// Names a folder of the cache: a hash (FNV-1a, 64 bits) of all that decides what is in it.
+pub(crate) fn fingerprint<'a>(name: &str, inputs: impl IntoIterator<Item = &'a str>) -> String {
+    let bytes = inputs.into_iter().flat_map(str::bytes);
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{name}-{hash:016x}")
 }
 
 fn kubernetes_linker_flags(version: &str) -> String {

@@ -74,12 +74,7 @@ pub fn real_nodes_or_report() -> Result<bool> {
     let Err(reason) = real_nodes_available() else {
         return Ok(true);
     };
-    let required = std::env::var(REQUIRE_VARIABLE).unwrap_or_default();
-    if is_required(&required, REAL_NODES) {
-        bail!("{REQUIRE_VARIABLE} asks for {REAL_NODES}, but {reason}");
-    }
-    eprintln!("not run: {reason}");
-    Ok(false)
+    missing(REAL_NODES, &reason)
 }
 
 /// For the first line of a test that needs a program of a Debian package: true when it is there, else false after
@@ -91,10 +86,21 @@ pub fn program_or_report(program: &str, package: &str) -> Result<bool> {
     if find_program(program).is_some() {
         return Ok(true);
     }
-    if is_required(&std::env::var(REQUIRE_VARIABLE).unwrap_or_default(), package) {
-        bail!("{REQUIRE_VARIABLE} asks for {package}, but there is no {program}: apt-get install {package}");
+    missing(
+        package,
+        &format!("there is no {program}: apt-get install {package}"),
+    )
+}
+
+/// What happens in a test for want of something: false after printing the reason.
+///
+/// # Errors
+/// `TENSILE_REQUIRE` contains `word`.
+pub(crate) fn missing(word: &str, reason: &str) -> Result<bool> {
+    if is_required(&std::env::var(REQUIRE_VARIABLE).unwrap_or_default(), word) {
+        bail!("{REQUIRE_VARIABLE} asks for {word}, but {reason}");
     }
-    eprintln!("not run: there is no {program}; apt-get install {package}");
+    eprintln!("not run: {reason}");
     Ok(false)
 }
 

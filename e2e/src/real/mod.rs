@@ -6,6 +6,7 @@ mod images;
 mod node;
 mod shell;
 
+pub(crate) use availability::missing;
 pub use availability::{program_or_report, real_nodes_available, real_nodes_or_report};
 pub use images::BUSYBOX_IMAGE;
 

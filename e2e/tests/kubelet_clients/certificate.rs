@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
-use e2e::virtual_node::VirtualNodeSpec;
 use e2e::{Cluster, TestResult, support};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::Api;
@@ -13,7 +12,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::{DEADLINE, on_site};
+use crate::{BY_HAND, DEADLINE, mk_node, on_site};
 
 /// Waits until as many requests of the upper cluster were signed.
 pub(crate) async fn await_signed(upper: &Cluster, node: &str, count: usize) -> Result<()> {
@@ -47,7 +46,7 @@ async fn served(upper: &Cluster, address: SocketAddr) -> Result<Vec<u8>> {
 fn a_request_waits_for_approval_by_hand() -> TestResult {
     on_site(async |site| {
         let (upper, lower) = (&site.ground.upper, &site.ground.lower);
-        let node = VirtualNodeSpec::new("by-hand")
+        let node = mk_node(BY_HAND, &site.ground.rights)
             // A taint of its own keeps the pods of other tests away.
             .args(["--serving-certificate", "csr", "--taint-key", "by-hand"])
             .start(upper, lower)

@@ -20,7 +20,7 @@ const SIZES: [&str; 2] = ["33 111", "44 122"];
 /// Echoes lines, and answers one with its size.
 const LISTENER: &str = "while read -r line; do echo got $line; done";
 
-fn mk_listener() -> Value {
+pub(crate) fn mk_listener() -> Value {
     let stdin = json!({"stdin": true});
     mk_pod(
         "listener",

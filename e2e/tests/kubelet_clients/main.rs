@@ -1,30 +1,40 @@
 //! The kubelet API of a virtual node in front of real kubelets: to every generation of clients, to metrics-server and
 //! Prometheus, and to those who may not ask.
 //!
-//! All tests share one pair of clusters and one virtual node. The upper API server and metrics-server verify the
-//! virtual node's certificate, which the upper cluster signs.
+//! All tests share one pair of clusters and one virtual node, which has the rights of the chart's roles and no others.
+//! The upper API server and metrics-server verify the virtual node's certificate, which the upper cluster signs.
 
 mod certificate;
 mod client;
 mod containers;
+mod endpoints;
+mod languages;
+mod logs;
 mod ports;
 mod prometheus;
 mod refusals;
+mod restart;
 mod usage;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use e2e::support::{self, Shared};
 use e2e::virtual_node::{VirtualNode, VirtualNodeSpec};
-use e2e::{BUSYBOX_IMAGE, Cluster, ClusterSpec, MetricsServer, Output, TestResult, real_nodes_or_report};
+use e2e::{
+    BUSYBOX_IMAGE, Cluster, ClusterSpec, MetricsServer, Output, TestResult, real_nodes_or_report, rights,
+};
 use kube::Client;
 use serde_json::{Value, json};
 
 /// Longest time for one thing to happen.
 const DEADLINE: Duration = Duration::from_secs(90);
 /// The virtual node.
-const NODE: &str = "vn";
+const NODE: &str = "vn-a";
+/// Others that single tests start.
+const BY_HAND: &str = "vn-by-hand";
+const RESTARTED: &str = "vn-restarted";
 /// A script that does nothing until it is told to end.
 const IDLE: &str = "trap 'exit 0' TERM; sleep 3600 & wait";
 /// Life of the certificates that the upper cluster signs. It backdates them by five minutes, so that they are due 60 s
@@ -38,6 +48,8 @@ struct Ground {
     upper: Cluster,
     lower: Cluster,
     node: VirtualNode,
+    /// Kubeconfigs with the rights of the chart, above and below.
+    rights: [PathBuf; 2],
     _metrics_server: MetricsServer,
 }
 
@@ -58,7 +70,14 @@ async fn mk_ground() -> Result<Ground> {
         Cluster::start(upper),
         Cluster::start(ClusterSpec::new("clients-lower").with_real_node()),
     )?;
-    let spec = VirtualNodeSpec::new(NODE).address(upper.address()).args([
+    let approves = ["virtualNode.approveServingCertificate=true"];
+    let clusters = [NODE, BY_HAND, RESTARTED].map(|node| node.trim_start_matches("vn-"));
+    let (above, below) = tokio::try_join!(
+        rights::for_upper_with(&upper, &clusters, &approves),
+        rights::for_lower(&lower)
+    )?;
+    let rights = [above, below];
+    let spec = mk_node(NODE, &rights).address(upper.address()).args([
         "--serving-certificate",
         "csr",
         "--approve-serving-certificate",
@@ -69,8 +88,16 @@ async fn mk_ground() -> Result<Ground> {
         upper,
         lower,
         node,
+        rights,
         _metrics_server: metrics_server,
     })
+}
+
+/// A virtual node with the rights of the chart above and below.
+fn mk_node(name: &str, [above, below]: &[PathBuf; 2]) -> VirtualNodeSpec {
+    VirtualNodeSpec::new(name)
+        .upper_kubeconfig(above)
+        .lower_kubeconfig(below)
 }
 
 /// Runs a test in a namespace of its own.

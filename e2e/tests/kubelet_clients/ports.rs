@@ -14,7 +14,7 @@ use crate::{DEADLINE, Site, mk_simple, on_site};
 /// Connections at a time.
 const CONNECTIONS: usize = 20;
 /// A page of 256 KiB on one port, and a small one on another.
-const SERVER: &str = "mkdir /one /two; dd if=/dev/zero bs=1024 count=256 status=none | tr '\\0' x > /one/index.html; \
+pub(crate) const SERVER: &str = "mkdir /one /two; dd if=/dev/zero bs=1024 count=256 status=none | tr '\\0' x > /one/index.html; \
     echo two > /two/index.html; httpd -p 8082 -h /two; exec httpd -f -p 8081 -h /one";
 
 async fn check(site: &Site, kubectl: &Kubectl<'_>) -> Result<()> {

@@ -195,17 +195,17 @@ fn what_is_not_there_is_named_as_a_kubelet_does() -> TestResult {
             (
                 format!("/containerLogs/{ns}/gone/main"),
                 404,
-                "pod \"gone\" does not exist\n",
+                "pod \"gone\" does not exist",
             ),
             (
                 "/containerLogs/kube-system/web/main".to_owned(),
                 404,
-                "pod \"web\" does not exist\n",
+                "pod \"web\" does not exist",
             ),
             (
                 format!("/containerLogs/{ns}/web/other"),
                 404,
-                "container \"other\" not found in pod \"web\"\n",
+                "container \"other\" not found in pod \"web\"",
             ),
             (
                 format!("/containerLogs/{ns}/web/main?tailLines=-1"),
@@ -224,8 +224,8 @@ fn what_is_not_there_is_named_as_a_kubelet_does() -> TestResult {
             ),
             (
                 format!("/exec/{ns}/web/no-such-uid/main?output=1&command=id"),
-                404,
-                "pod not found",
+                500,
+                "container not found (\"main\")",
             ),
             (
                 format!("/exec/{ns}/web/main?command=id"),

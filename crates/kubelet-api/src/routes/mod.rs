@@ -1,6 +1,7 @@
 //! The endpoints, one per file.
 
 pub(crate) mod attach;
+pub(crate) mod cadvisor;
 pub(crate) mod configz;
 pub(crate) mod exec;
 pub(crate) mod healthz;
@@ -9,7 +10,10 @@ pub(crate) mod metrics;
 pub(crate) mod missing;
 pub(crate) mod pods;
 pub(crate) mod port_forward;
+pub(crate) mod probes;
+pub(crate) mod resource_metrics;
 pub(crate) mod run;
+pub(crate) mod running_pods;
 pub(crate) mod stats;
 
 use std::sync::Arc;

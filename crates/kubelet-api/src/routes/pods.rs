@@ -1,4 +1,4 @@
-//! `/pods` and `/runningpods/`: the pods of the node, as a `v1.PodList`.
+//! `/pods`: the pods bound to the node, as a `v1.PodList`.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -9,15 +9,12 @@ use super::{App, unavailable};
 use crate::backend::{Backend, Unavailable};
 use crate::text::typed;
 
-pub(crate) async fn bound<B: Backend>(State(app): State<App<B>>) -> Response {
+pub(crate) async fn get<B: Backend>(State(app): State<App<B>>) -> Response {
     list(app.backend.pods().await)
 }
 
-pub(crate) async fn running<B: Backend>(State(app): State<App<B>>) -> Response {
-    list(app.backend.running_pods().await)
-}
-
-fn list(pods: Result<Vec<Value>, Unavailable>) -> Response {
+/// The list as a `v1.PodList`.
+pub(super) fn list(pods: Result<Vec<Value>, Unavailable>) -> Response {
     match pods {
         Ok(items) => {
             let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items});
@@ -34,12 +31,7 @@ mod tests {
 
     #[tokio::test]
     async fn pods_are_a_list_with_and_without_the_final_slash() {
-        for (uri, name) in [
-            ("/pods", "p"),
-            ("/pods/", "p"),
-            ("/runningpods/", "running"),
-            ("/runningpods", "running"),
-        ] {
+        for uri in ["/pods", "/pods/"] {
             let (status, body) = send(&mk_node().await, mk_get(uri)).await;
             let list: Value = serde_json::from_str(&body).unwrap();
             assert_eq!(
@@ -47,7 +39,7 @@ mod tests {
                 (200, &json!("PodList"), &json!("v1")),
                 "{uri}"
             );
-            assert_eq!(list["items"], json!([{"metadata": {"name": name}}]), "{uri}");
+            assert_eq!(list["items"], json!([{"metadata": {"name": "p"}}]), "{uri}");
         }
     }
 
@@ -55,12 +47,6 @@ mod tests {
     async fn a_list_that_is_not_known_is_an_error_and_not_an_empty_one() {
         let mut node = mk_node().await;
         node.break_backend();
-        for uri in ["/pods", "/runningpods/"] {
-            assert_eq!(
-                send(&node, mk_get(uri)).await,
-                (503, "not now".to_owned()),
-                "{uri}"
-            );
-        }
+        assert_eq!(send(&node, mk_get("/pods")).await, (503, "not now".to_owned()));
     }
 }

@@ -19,6 +19,9 @@ const PASSED_ON: [HeaderName; 7] = [
     USER_AGENT,
 ];
 
+/// What streams are made of. Others must not get through: after an upgrade to HTTP/2, which some proxies in front of API
+/// servers offer, a caller would send requests of its own over a connection with our client certificate.
+const PROTOCOLS: [&str; 2] = ["SPDY/3.1", "websocket"];
 /// How a browser, which can set no header, shows its bearer token to an API server: as one more subprotocol.
 const BEARER_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
@@ -67,13 +70,19 @@ fn withhold_tokens(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether the headers ask for an upgrade at all.
+/// Whether the headers ask for an upgrade to one of the [`PROTOCOLS`] and nothing else.
 pub(crate) fn is_upgrade(headers: &HeaderMap) -> bool {
+    let is_known = |value: &HeaderValue| {
+        PROTOCOLS
+            .iter()
+            .any(|known| value.as_bytes().eq_ignore_ascii_case(known.as_bytes()))
+    };
     let mut connection = headers
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok());
     headers.contains_key(UPGRADE)
+        && headers.get_all(UPGRADE).iter().all(is_known)
         && connection.any(|value| {
             value
                 .split(',')
@@ -156,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_needs_both_headers() {
+    fn an_upgrade_needs_both_headers_and_a_protocol_of_streams() {
         for (headers, wanted) in [
             (
                 mk_headers(&[("connection", "Upgrade"), ("upgrade", "SPDY/3.1")]),
@@ -171,6 +180,26 @@ mod tests {
                 false,
             ),
             (mk_headers(&[("connection", "Upgrade")]), false),
+            (
+                mk_headers(&[("connection", "Upgrade"), ("upgrade", "WebSocket")]),
+                true,
+            ),
+            (
+                mk_headers(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")]),
+                false,
+            ),
+            (
+                mk_headers(&[("connection", "Upgrade"), ("upgrade", "websocket, h2c")]),
+                false,
+            ),
+            (
+                mk_headers(&[
+                    ("connection", "Upgrade"),
+                    ("upgrade", "SPDY/3.1"),
+                    ("upgrade", "h2c"),
+                ]),
+                false,
+            ),
             (mk_headers(&[]), false),
         ] {
             assert_eq!(is_upgrade(&headers), wanted, "{headers:?}");

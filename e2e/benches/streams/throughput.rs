@@ -1,0 +1,169 @@
+//! One exec stream at a time, down (the output of a command) and up (its input), by three paths in turn.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use e2e::measure::{Line, Report, Samples};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::connection::Dialer;
+use crate::ground::{CONTAINER, Ground, POD};
+
+/// Goal: at least 80 % of the throughput, so at most 1.25 times the time.
+const GOAL: f64 = 1.25;
+/// Bytes of a message, as clients send them.
+const MESSAGE: usize = 32 << 10;
+/// Bytes of a small stream before anything is measured.
+const WARM_UP: usize = 8 << 20;
+
+/// Where an exec is asked for.
+struct Path {
+    what: &'static str,
+    dialer: Dialer,
+    address: SocketAddr,
+    /// The request target without the command, and what its switches are called.
+    target: String,
+    switches: [&'static str; 2],
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Direction {
+    Down,
+    Up,
+}
+
+fn paths(ground: &Ground) -> Result<[Path; 3]> {
+    let api = format!(
+        "/api/v1/namespaces/{}/pods/{POD}/exec?container={CONTAINER}&",
+        ground.namespace
+    );
+    let switches = ["stdin=true", "stdout=true"];
+    Ok([
+        Path {
+            what: "straight to the lower API server",
+            dialer: Dialer::new(&ground.lower)?,
+            address: ground.lower.api_server(),
+            target: api.clone(),
+            switches,
+        },
+        Path {
+            what: "through the virtual node",
+            dialer: Dialer::new(&ground.upper)?,
+            address: ground.node.kubelet(),
+            target: format!("/exec/{}/{POD}/{CONTAINER}?", ground.namespace),
+            switches: ["input=1", "output=1"],
+        },
+        Path {
+            what: "through the upper API server and the virtual node",
+            dialer: Dialer::new(&ground.upper)?,
+            address: ground.upper.api_server(),
+            target: api,
+            switches,
+        },
+    ])
+}
+
+/// Measures, and adds the lines.
+pub(crate) async fn measure(ground: &Ground, bytes: usize, rounds: usize, report: &mut Report) -> Result<()> {
+    let paths = paths(ground)?;
+    for direction in [Direction::Down, Direction::Up] {
+        let mut times = [const { Vec::new() }; 3];
+        for round in 0..=rounds {
+            for (path, times) in paths.iter().zip(&mut times) {
+                if round == 0 {
+                    path.time(direction, WARM_UP).await?;
+                } else {
+                    times.push(path.time(direction, bytes).await?);
+                }
+            }
+        }
+        let medians = times.map(|times| Samples::millis(times).median());
+        let mib_per_second = |millis: f64| bytes as f64 / f64::from(1 << 20) / (millis / 1e3);
+        for (path, millis) in paths.iter().zip(medians).skip(1) {
+            let line = Line::new(
+                format!("{direction:?}: {}", path.what),
+                millis / medians[0],
+                "×",
+                format!(
+                    "{:.0} MiB/s, and {:.0} MiB/s {}",
+                    mib_per_second(millis),
+                    mib_per_second(medians[0]),
+                    paths[0].what
+                ),
+            );
+            // The upper API server is not ours; its share is shown and has no goal.
+            let is_ours = path.address == ground.node.kubelet();
+            report.lines.push(if is_ours { line.at_most(GOAL) } else { line });
+        }
+    }
+    Ok(())
+}
+
+// === impl Path ===
+
+impl Path {
+    async fn time(&self, direction: Direction, bytes: usize) -> Result<Duration> {
+        let (command, switches) = match direction {
+            Direction::Down => (format!("head -c {bytes} /dev/zero"), &self.switches[1..]),
+            Direction::Up => (format!("head -c {bytes} > /dev/null"), &self.switches[..]),
+        };
+        let command = command.replace(' ', "+").replace('>', "%3E").replace('/', "%2F");
+        let target = format!(
+            "{}{}&command=sh&command=-c&command={command}",
+            self.target,
+            switches.join("&")
+        );
+        let head = format!(
+            "GET {target} HTTP/1.1\nUpgrade: websocket\nSec-WebSocket-Version: 13\n\
+             Sec-WebSocket-Key: dGVuc2lsZSBzYW1wbGUhIQ==\nSec-WebSocket-Protocol: v4.channel.k8s.io\n"
+        );
+        let stream = self.dialer.open(self.address, &head).await?;
+        let start = Instant::now();
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let send = async {
+            if let Direction::Up = direction {
+                let mut left = bytes;
+                while left > 0 {
+                    let size = left.min(MESSAGE);
+                    writer.write_all(&message(size)).await?;
+                    left -= size;
+                }
+                writer.flush().await?;
+            }
+            anyhow::Ok(())
+        };
+        let (sent, received) = tokio::join!(send, drain(&mut reader));
+        sent?;
+        let received = received?;
+        if let Direction::Down = direction {
+            ensure!(received >= bytes, "{received} of {bytes} bytes came");
+        }
+        Ok(start.elapsed())
+    }
+}
+
+/// Reads to the end, whatever it is; counts.
+async fn drain(reader: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<usize> {
+    let mut buffer = vec![0; 64 << 10];
+    let mut total = 0;
+    loop {
+        match reader.read(&mut buffer).await {
+            Ok(0) => return Ok(total),
+            Ok(read) => total += read,
+            // Servers of Go end without close_notify.
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(total),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// A binary message on the channel of standard input, masked with zeros, which changes nothing.
+fn message(bytes: usize) -> Vec<u8> {
+    let length = u16::try_from(bytes + 1).unwrap_or(u16::MAX);
+    let mut message = vec![0x82, 0x80 | 126];
+    message.extend(length.to_be_bytes());
+    message.extend([0; 4]);
+    message.resize(message.len() + usize::from(length), 0);
+    message
+}
