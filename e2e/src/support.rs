@@ -8,11 +8,13 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client,
     api::{DeleteParams, PostParams},
 };
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use serde_json::json;
 use tokio::{net::TcpStream, runtime::Runtime, sync::OnceCell};
 use tokio_rustls::client::TlsStream;
 
@@ -188,6 +190,25 @@ where
     Ok(api
         .create(&PostParams::default(), &serde_json::from_value(object)?)
         .await?)
+}
+
+/// Lets the API server know a namespaced kind that Kubernetes does not have: `widgets.tensile.test`, version `v1`.
+///
+/// # Errors
+/// The API server refuses it.
+pub async fn custom_kind(client: &Client) -> Result<()> {
+    let kind = json!({
+        "metadata": {"name": "widgets.tensile.test"},
+        "spec": {
+            "group": "tensile.test", "scope": "Namespaced", "names": {"kind": "Widget", "plural": "widgets"},
+            "versions": [{
+                "name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}},
+            }],
+        },
+    });
+    create(&Api::<CustomResourceDefinition>::all(client.clone()), kind)
+        .await
+        .map(drop)
 }
 
 /// Waits until a pod is Running and Ready; returns it.

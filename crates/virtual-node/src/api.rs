@@ -206,7 +206,16 @@ pub fn collection(namespace: &str, plural: &str) -> String {
 /// # Errors
 /// As the server answers.
 pub async fn read<T: DeserializeOwned>(client: &Client, path: &str) -> Result<T, ApiError> {
+    read_as(client, path, "application/json").await
+}
+
+/// Reads from a path, query included, in the form that the header `accept` asks for.
+///
+/// # Errors
+/// As the server answers.
+pub async fn read_as<T: DeserializeOwned>(client: &Client, path: &str, accept: &str) -> Result<T, ApiError> {
     let request = http::Request::get(path)
+        .header(http::header::ACCEPT, accept)
         .body(Vec::new())
         .map_err(|error| ApiError::Refused(error.to_string()))?;
     within_deadline(client.request(request)).await

@@ -53,11 +53,19 @@ pub(crate) async fn nothing_left(world: &World) -> Result<()> {
         }
         let ours = get(&world.lower, "/api/v1/namespaces", &world.namespaces[1]).await?;
         ensure!(ours.is_null(), "the namespace that we made is left: {ours}");
-        let theirs = get(&world.lower, "/api/v1/namespaces", &world.namespaces[0]).await?;
+        let kept = format!("namespace=\"{}\" kind=\"widgets.tensile.test\"", world.kept);
         ensure!(
-            theirs["status"]["phase"] == "Active",
-            "their namespace ends: {theirs}"
+            world.log()?.contains(&kept),
+            "not kept for their widget: {}",
+            world.kept
         );
+        for theirs in [&world.namespaces[0], &world.kept] {
+            let theirs = get(&world.lower, "/api/v1/namespaces", theirs).await?;
+            ensure!(
+                theirs["status"]["phase"] == "Active",
+                "their namespace ends: {theirs}"
+            );
+        }
         foreign_is_unchanged(world).await?;
         Ok(Some(()))
     })

@@ -1,4 +1,4 @@
-//! Random operations on both sides of a virtual node, with restarts and a link that fails: after quiet, both sides
+//! Random operations on both sides of a virtual node, with restarts and links that fail: after quiet, both sides
 //! agree, nothing of ours is left below without its origin, and nothing foreign has changed.
 //!
 //! A run is told by its seed, which is printed; `TENSILE_SEED` replaces the seed of the first run.
@@ -9,7 +9,7 @@ mod random;
 mod world;
 
 use anyhow::{Context, Result};
-use e2e::support::Shared;
+use e2e::support::{self, Shared};
 use e2e::{Cluster, ClusterSpec, NodeTemplate, TestResult};
 
 use random::Random;
@@ -31,6 +31,7 @@ async fn mk_ground() -> Result<Ground> {
         Cluster::start(ClusterSpec::new("random-lower")),
     )?;
     lower.kwok(2, NodeTemplate::default()).await?;
+    support::custom_kind(&lower.client().await?).await?;
     Ok(Ground { upper, lower })
 }
 

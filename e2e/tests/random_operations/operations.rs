@@ -46,7 +46,7 @@ pub(crate) async fn one(world: &mut World, random: &mut Random) -> Result<()> {
         94..98 => {
             let delay = Fault::Delay(Duration::from_millis(100));
             let fault = random.pick(&[Fault::Cut, Fault::HalfOpen, delay]);
-            world.break_link(fault, 5 + random.below(20));
+            world.break_link(random.below(2), fault, 5 + random.below(20));
         }
         _ => {
             let gently = random.chance(70);

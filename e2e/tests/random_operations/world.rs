@@ -25,14 +25,22 @@ pub(crate) struct World {
     pub(crate) lower: Client,
     /// The first is below already, as somebody else's, and others have objects there; the second is made by us.
     pub(crate) namespaces: [String; 2],
+    /// Made by us below, and somebody has put something into it.
+    pub(crate) kept: String,
     /// Name of the virtual node.
     pub(crate) node: String,
     /// Foreign objects below, as they were made, by collection and name.
     pub(crate) foreign: BTreeMap<(String, String), Value>,
+    /// To the upper and to the lower cluster.
+    links: [Link; 2],
+    process: VirtualNode,
+}
+
+/// The way of the virtual node to one cluster.
+struct Link {
     proxy: FaultProxy,
     kubeconfig: PathBuf,
-    process: VirtualNode,
-    /// Operations until the link heals.
+    /// Operations until it heals.
     broken_for: usize,
 }
 
@@ -52,36 +60,51 @@ impl World {
         )
         .await?;
         support::service_account(&below, &namespaces[0]).await?;
-        let proxy = FaultProxy::start(lower.api_server()).await?;
-        let kubeconfig = lower.kubeconfig_through(proxy.address())?;
+        let links = [Link::to(upper).await?, Link::to(lower).await?];
         let node = format!("vn-{seed}");
-        let process = spec(&node, &kubeconfig).start(upper, lower).await?;
+        let process = spec(&node, &links).start(upper, lower).await?;
+        let kept = settle(&above, &below, &node).await?;
         Ok(Self {
             upper_cluster: upper,
             lower_cluster: lower,
             upper: above,
             lower: below,
             namespaces,
+            kept,
             node,
             foreign: BTreeMap::new(),
-            proxy,
-            kubeconfig,
+            links,
             process,
-            broken_for: 0,
         })
     }
 
-    pub(crate) fn break_link(&mut self, fault: Fault, operations: usize) {
-        self.proxy.set(fault);
-        self.broken_for = operations;
+    /// Breaks the link to the upper cluster (0) or to the lower one (1).
+    pub(crate) fn break_link(&mut self, link: usize, fault: Fault, operations: usize) {
+        let link = &mut self.links[link];
+        link.proxy.set(fault);
+        link.broken_for = operations;
     }
 
     /// One more operation was done.
     pub(crate) fn tick(&mut self) {
-        self.broken_for = self.broken_for.saturating_sub(1);
-        if self.broken_for == 0 {
-            self.proxy.set(Fault::None);
+        for link in &mut self.links {
+            link.broken_for = link.broken_for.saturating_sub(1);
+            if link.broken_for == 0 {
+                link.proxy.set(Fault::None);
+            }
         }
+    }
+
+    fn heal(&mut self) {
+        for link in &mut self.links {
+            link.broken_for = 0;
+            link.proxy.set(Fault::None);
+        }
+    }
+
+    /// What the virtual node that runs now has logged.
+    pub(crate) fn log(&self) -> Result<String> {
+        std::fs::read_to_string(self.process.component.log()).context("no log")
     }
 
     /// Ends the process, gently or not, and starts it again without waiting for it.
@@ -92,24 +115,21 @@ impl World {
         } else {
             self.process.component.kill().await?;
         }
-        let spec = spec(&self.node, &self.kubeconfig);
-        if self.broken_for > 0 {
-            // It would refuse to start without the lower cluster.
-            self.broken_for = 0;
-            self.proxy.set(Fault::None);
-        }
+        let spec = spec(&self.node, &self.links);
+        // It would refuse to start without the clusters.
+        self.heal();
         self.process = spec.spawn(self.upper_cluster, self.lower_cluster).await?;
         Ok(())
     }
 
-    /// Heals the link and waits until the virtual node works again.
+    /// Heals the links and waits until the virtual node works again.
     pub(crate) async fn quiet(&mut self) -> Result<()> {
-        self.proxy.set(Fault::None);
+        self.heal();
         self.process.ready(self.upper_cluster).await
     }
 
     pub(crate) async fn delete_all_pods(&self) -> Result<()> {
-        for namespace in &self.namespaces {
+        for namespace in self.namespaces.iter().chain([&self.kept]) {
             let pods = collection(namespace, "pods");
             for pod in list(&self.upper, &pods).await? {
                 delete(&self.upper, &pods, text(&pod["metadata"]["name"]), None).await?;
@@ -119,8 +139,40 @@ impl World {
     }
 }
 
-fn spec(node: &str, kubeconfig: &std::path::Path) -> VirtualNodeSpec {
-    VirtualNodeSpec::new(node).lower_kubeconfig(kubeconfig)
+// === impl Link ===
+
+impl Link {
+    async fn to(cluster: &Cluster) -> Result<Self> {
+        let proxy = FaultProxy::start(cluster.api_server()).await?;
+        Ok(Self {
+            kubeconfig: cluster.kubeconfig_through(proxy.address())?,
+            proxy,
+            broken_for: 0,
+        })
+    }
+}
+
+fn spec(node: &str, links: &[Link; 2]) -> VirtualNodeSpec {
+    VirtualNodeSpec::new(node)
+        .upper_kubeconfig(&links[0].kubeconfig)
+        .lower_kubeconfig(&links[1].kubeconfig)
+}
+
+/// Lets a pod have a namespace made below, and puts an object of that kind there; returns the namespace.
+async fn settle(upper: &Client, lower: &Client, node: &str) -> Result<String> {
+    let namespace = support::namespace_for_pods(upper).await?;
+    let pod = json!({
+        "metadata": {"name": "first"},
+        "spec": {"nodeName": node, "containers": [{"name": "main", "image": "ours"}]},
+    });
+    create(upper, &collection(&namespace, "pods"), &pod).await?;
+    let widgets = format!("/apis/tensile.test/v1/namespaces/{namespace}/widgets");
+    let widget = json!({"apiVersion": "tensile.test/v1", "kind": "Widget", "metadata": {"name": "theirs"}});
+    support::await_condition("a widget in a namespace of ours", END, || async {
+        Ok(create(lower, &widgets, &widget).await?.map(drop))
+    })
+    .await?;
+    Ok(namespace)
 }
 
 pub(crate) fn collection(namespace: &str, plural: &str) -> String {

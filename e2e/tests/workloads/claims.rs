@@ -211,6 +211,39 @@ fn what_is_retained_or_foreign_is_neither_deleted_nor_used() -> TestResult {
 }
 
 #[test]
+fn a_generic_ephemeral_volume_comes_and_goes_with_its_pod() -> TestResult {
+    on_site(async |site| {
+        let claims = site.all("persistentvolumeclaims");
+        let class = format!("scratch-{}", site.namespace);
+        let above = json!({
+            "metadata": {"name": class}, "provisioner": "tensile.dev", "volumeBindingMode": "WaitForFirstConsumer",
+            "parameters": {"storageClassName": class},
+        });
+        create(&site.upper, CLASSES, &above).await?;
+        let below = json!({"metadata": {"name": class}, "provisioner": "kubernetes.io/no-provisioner"});
+        create(&site.first, CLASSES, &below).await?;
+        create(&site.first, VOLUMES, &mk_volume(&class, &class, None)).await?;
+        let template = json!({"spec": mk_claim_spec(&class)});
+        let volume = json!({"name": "scratch", "ephemeral": {"volumeClaimTemplate": template}});
+        let pod = site
+            .run(&mk_pod("user", NODE, &json!({"volumes": [volume]})), &site.first)
+            .await?;
+        let below = lower_claim(site, &site.first, "user-scratch").await?;
+        ensure!(
+            below["metadata"]["ownerReferences"][0]["uid"] == pod["metadata"]["uid"],
+            "{below}"
+        );
+        let upper = until(&site.upper, &claims, "user-scratch", "Bound", is_bound).await?;
+        site.end("user", &site.first).await?;
+        for side in [&site.upper, &site.first] {
+            until_gone(side, &claims, "user-scratch").await?;
+        }
+        let volume = upper["spec"]["volumeName"].as_str().unwrap_or_default();
+        until_gone(&site.upper, VOLUMES, volume).await
+    })
+}
+
+#[test]
 fn a_stateful_set_has_its_claims_in_two_clusters() -> TestResult {
     on_site(async |site| {
         let class = format!("set-{}", site.namespace);

@@ -5,6 +5,7 @@
 //! namespaces.
 
 mod claims;
+mod dependencies;
 mod events;
 mod neighbours;
 mod services;
@@ -32,11 +33,12 @@ static GROUND: Shared<Ground> = Shared::new();
 
 struct Ground {
     clusters: [Cluster; 4],
-    _nodes: [VirtualNode; 4],
+    nodes: [VirtualNode; 4],
 }
 
 /// A namespace of its own for one test, and clients as administrator.
 struct Site {
+    ground: &'static Ground,
     namespace: String,
     upper: Client,
     other: Client,
@@ -83,7 +85,7 @@ async fn mk_ground() -> Result<Ground> {
     )?;
     Ok(Ground {
         clusters: [upper, other, first, second],
-        _nodes: nodes.into(),
+        nodes: nodes.into(),
     })
 }
 
@@ -92,6 +94,7 @@ fn on_site(test: impl AsyncFnOnce(&Site) -> Result<()>) -> TestResult {
     GROUND.run(mk_ground, async |ground| {
         let [upper, other, first, second] = &ground.clusters;
         let site = Site {
+            ground,
             namespace: support::namespace_for_pods(&upper.client().await?).await?,
             upper: upper.client().await?,
             other: other.client().await?,

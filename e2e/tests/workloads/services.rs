@@ -1,7 +1,7 @@
 //! Services and their endpoints, and what the environment says of them.
 
 use anyhow::{Result, ensure};
-use e2e::TestResult;
+use e2e::{TestResult, support};
 use serde_json::{Value, json};
 
 use crate::{NODE, Site, create, delete, get, list, merge, mk_pod, on_site, until, until_gone};
@@ -34,7 +34,7 @@ async fn addresses(site: &Site, client: &kube::Client, service: &str) -> Result<
 }
 
 async fn await_addresses(site: &Site, service: &str, expected: &[Value]) -> Result<()> {
-    e2e::support::await_condition(&format!("endpoints of {service}"), crate::DEADLINE, || async {
+    support::await_condition(&format!("endpoints of {service}"), crate::DEADLINE, || async {
         let found = addresses(site, &site.first, service).await?;
         ensure!(found == expected, "they are {found:?}");
         Ok(Some(()))
@@ -68,6 +68,14 @@ fn services_come_with_the_pods_of_their_namespace_and_go_with_them() -> TestResu
             create(&site.upper, &all, &service).await?;
         }
         let pod = site.run(&mk_pod("web", NODE, &json!({})), &site.first).await?;
+        // There are no pods of this namespace in the second cluster, so not even the namespace.
+        let namespaces = "/api/v1/namespaces";
+        ensure!(get(&site.second, namespaces, &site.namespace).await?.is_null());
+        // For a moment there is one; what it leaves behind may hold widgets, which our credentials may not list.
+        support::custom_kind(&site.second).await?;
+        site.run(&mk_pod("elsewhere", "vn-b", &json!({})), &site.second)
+            .await?;
+        site.end("elsewhere", &site.second).await?;
 
         let web = get(&site.first, &all, "web").await?;
         let address = &web["spec"]["clusterIP"];
@@ -88,8 +96,7 @@ fn services_come_with_the_pods_of_their_namespace_and_go_with_them() -> TestResu
         for service in ["web", "headless"] {
             await_addresses(site, service, std::slice::from_ref(&ip)).await?;
         }
-        // There are no pods of this namespace.
-        ensure!(get(&site.second, &all, "web").await?.is_null());
+        until_gone(&site.second, &all, "web").await?;
         let of_cluster = get(&site.first, "/api/v1/namespaces/default/services", "kubernetes").await?;
         ensure!(
             of_cluster["metadata"]["labels"]
@@ -112,7 +119,21 @@ fn services_come_with_the_pods_of_their_namespace_and_go_with_them() -> TestResu
         }
         await_addresses(site, "web", &[]).await?;
         // It was ours, and nothing is in it any more.
-        until_gone(&site.first, "/api/v1/namespaces", &site.namespace).await
+        until_gone(&site.first, namespaces, &site.namespace).await?;
+        support::await_condition(
+            "the second node to say why it keeps it",
+            crate::DEADLINE,
+            || async {
+                let log = std::fs::read_to_string(site.ground.nodes[1].component.log())?;
+                Ok(log
+                    .contains("since widgets.tensile.test may be in them")
+                    .then_some(()))
+            },
+        )
+        .await?;
+        let kept = get(&site.second, namespaces, &site.namespace).await?;
+        ensure!(kept["status"]["phase"] == "Active", "{kept}");
+        Ok(())
     })
 }
 
@@ -138,7 +159,7 @@ fn a_foreign_service_of_the_same_name_gets_no_endpoints_of_ours() -> TestResult 
         let pod = site.run(&mk_pod("web", NODE, &json!({})), &site.first).await?;
         ensure!(env(&pod, "WEB_SERVICE_HOST").is_null(), "{pod}");
         let ip = get(&site.upper, &site.all("pods"), "web").await?["status"]["podIP"].clone();
-        e2e::support::await_condition("an event on the pod", crate::DEADLINE, || async {
+        support::await_condition("an event on the pod", crate::DEADLINE, || async {
             let events = list(&site.upper, &site.all("events")).await?;
             let told = |event: &Value| {
                 event["reason"] == "ServiceNotMirrored" && event["involvedObject"]["name"] == "web"

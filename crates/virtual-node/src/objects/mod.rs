@@ -10,6 +10,7 @@
 mod decide;
 mod empty;
 mod index;
+mod kinds;
 mod services;
 mod work;
 

@@ -14,7 +14,7 @@ use tensile_runtime::object::{Meta, Namespaces, Slim};
 use tensile_runtime::queue::Outcome;
 use tensile_runtime::recorder::Note;
 
-use super::empty::is_empty;
+use super::empty::Emptiness;
 use super::{Kind, ObjectKey, Side, Step, decide};
 use crate::api::{self, ApiError};
 use crate::claims;
@@ -29,6 +29,7 @@ type Made = Slim<Namespaces, Value, IgnoredAny>;
 pub struct Worker {
     context: Context,
     claims: claims::Worker,
+    emptiness: Emptiness,
 }
 
 /// Pods of a namespace, as far as their references go.
@@ -50,7 +51,11 @@ impl Worker {
     #[must_use]
     pub fn new(context: Context) -> Self {
         let claims = claims::Worker::new(context.clone());
-        Self { context, claims }
+        Self {
+            context,
+            claims,
+            emptiness: Emptiness::default(),
+        }
     }
 
     /// Brings the object at `key` as far as it gets now.
@@ -271,7 +276,7 @@ impl Worker {
         let ours = found.is_some_and(|found| {
             self.is_ours(found.metadata.labels.as_ref()) && found.metadata.deletion_timestamp.is_none()
         });
-        Ok(ours && is_empty(&self.context, &name).await?)
+        Ok(ours && self.emptiness.is_empty(&self.context, &name).await?)
     }
 
     /// Pods of other virtual nodes of this upper cluster count as well.
