@@ -100,7 +100,24 @@ fn config_maps_and_secrets_arrive_in_each_way_of_use() -> TestResult {
         let env = "echo $FROM_CONFIG $FROM_SECRET $C_a $C_b $S_password [$NO_KEY$NO_MAP]";
         let found = site.exec("user", env).await?;
         ensure!(found == "one three one two three []\n", "{found}");
-        Ok(())
+
+        // What is optional reaches a pod that runs already.
+        site.apply(&[
+            mk_config("missing", &json!({"c": "four"})),
+            mk_secret("missing", &json!({"d": "five"})),
+        ])
+        .await?;
+        let below: Api<ConfigMap> = Api::namespaced(site.ground.lower.client().await?, &site.namespace);
+        support::await_condition("the copies", DEADLINE, || async {
+            let there =
+                below.get_opt("missing").await?.is_some() && secrets.get_opt("missing").await?.is_some();
+            Ok(there.then_some(()))
+        })
+        .await?;
+        // A kubelet looks at its volumes once a minute, and when the pod changes.
+        site.kubectl_ok(&["annotate", "pod", "user", "look=again"])
+            .await?;
+        await_output(&site, "user", "cat /missing/c /projected/d", "fourfive").await
     })
 }
 

@@ -9,6 +9,7 @@ mod exec;
 mod identity;
 mod kubelet_port;
 mod logs;
+mod prefix;
 mod surroundings;
 mod workloads;
 
@@ -24,7 +25,6 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 /// Longest time for one thing to happen.
-/// ten more.
 const DEADLINE: Duration = Duration::from_secs(90);
 /// The virtual node.
 const NODE: &str = "vn";

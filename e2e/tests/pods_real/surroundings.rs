@@ -128,6 +128,14 @@ async fn await_ephemeral(site: &Site, pod: &str) -> Result<()> {
     .map(drop)
 }
 
+async fn resize(site: &Site, pod: &str, cpu: &str) -> Result<()> {
+    let patch = json!({"spec": {"containers": [{"name": "main", "resources": {"requests": {"cpu": cpu}}}]}});
+    let patch = patch.to_string();
+    site.kubectl_ok(&["patch", "pod", pod, "--subresource", "resize", "-p", &patch])
+        .await
+        .map(drop)
+}
+
 #[test]
 fn a_running_pod_is_debugged_and_resized_without_a_restart() -> TestResult {
     on_site(async |site| {
@@ -163,11 +171,7 @@ fn a_running_pod_is_debugged_and_resized_without_a_restart() -> TestResult {
             .await?;
         ensure!(printed == "inside\n", "{printed}");
 
-        let patch =
-            json!({"spec": {"containers": [{"name": "main", "resources": {"requests": {"cpu": "20m"}}}]}});
-        let patch = patch.to_string();
-        site.kubectl_ok(&["patch", "pod", "app", "--subresource", "resize", "-p", &patch])
-            .await?;
+        resize(&site, "app", "20m").await?;
         let resized =
             |pod: &Value| pod["status"]["containerStatuses"][0]["resources"]["requests"]["cpu"] == "20m";
         let after = site.await_pod("app", "resized", resized).await?;
@@ -177,6 +181,27 @@ fn a_running_pod_is_debugged_and_resized_without_a_restart() -> TestResult {
         );
         let below = site.lower_pod("app").await?;
         ensure!(below["metadata"]["uid"] == before["metadata"]["uid"], "{below}");
-        Ok(())
+
+        // More than the lower node has beside another pod: its kubelet says so above, until the user thinks again.
+        let neighbour = json!({"containers": [mk_container("main", IDLE, &cpu("100m"))]});
+        site.run(&[mk_pod("neighbour", &neighbour)]).await?;
+        let all = ["get", "node", NODE, "-o", "jsonpath={.status.allocatable.cpu}"];
+        let all = site.kubectl_ok(&all).await?;
+        let pending = |pod: &Value| {
+            let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+            let mut reasons = conditions
+                .filter(|c| c["type"] == "PodResizePending")
+                .map(|c| c["reason"].clone());
+            reasons.next()
+        };
+        resize(&site, "app", &all).await?;
+        site.await_pod("app", "too large", |pod| pending(pod) == Some(json!("Deferred")))
+            .await?;
+        resize(&site, "app", "30m").await?;
+        let shown =
+            |pod: &Value| pod["status"]["containerStatuses"][0]["resources"]["requests"]["cpu"] == "30m";
+        site.await_pod("app", "resized again", |pod| shown(pod) && pending(pod).is_none())
+            .await
+            .map(drop)
     })
 }
