@@ -153,3 +153,101 @@ fn both_levels_together_mean_what_the_user_wrote() {
         "both verdicts are common: {no} no, {yes} yes"
     );
 }
+
+/// The lists of constraints among pods: where they are, and whether what is over hosts acts above as well.
+const AMONG_PODS: [(&str, bool); 5] = [
+    (
+        "/affinity/podAffinity/requiredDuringSchedulingIgnoredDuringExecution",
+        true,
+    ),
+    (
+        "/affinity/podAffinity/preferredDuringSchedulingIgnoredDuringExecution",
+        true,
+    ),
+    (
+        "/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution",
+        false,
+    ),
+    (
+        "/affinity/podAntiAffinity/preferredDuringSchedulingIgnoredDuringExecution",
+        false,
+    ),
+    ("/topologySpreadConstraints", false),
+];
+
+/// Constraints among pods, required and preferred, over labels of nodes of both levels.
+fn mk_among_pods(random: &mut Random) -> Value {
+    let mut affinity = json!({});
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let required: Vec<Value> = (0..random.below(4)).map(|_| mk_term(random)).collect();
+        let preferred =
+            (0..random.below(3)).map(|_| json!({"weight": 1, "podAffinityTerm": mk_term(random)}));
+        let preferred: Vec<Value> = preferred.collect();
+        affinity[kind] = json!({
+            "requiredDuringSchedulingIgnoredDuringExecution": required,
+            "preferredDuringSchedulingIgnoredDuringExecution": preferred,
+        });
+    }
+    let spread = (0..random.below(4)).map(|_| {
+        let mut constraint = mk_term(random);
+        constraint["maxSkew"] = json!(1);
+        constraint["whenUnsatisfiable"] = json!(random.pick(&["DoNotSchedule", "ScheduleAnyway"]));
+        constraint
+    });
+    json!({"affinity": affinity, "topologySpreadConstraints": spread.collect::<Vec<Value>>()})
+}
+
+fn mk_term(random: &mut Random) -> Value {
+    let key = *random.pick(&[
+        names::CLUSTER_ID,
+        names::CLUSTER_ID,
+        "region",
+        "zone",
+        names::HOSTNAME,
+    ]);
+    json!({"topologyKey": key, "labelSelector": {"matchLabels": {"app": random.pick(&["a", "b", "3"])}}})
+}
+
+/// The entries of a list, in no order, whose topology keys are admitted.
+fn entries(spec: &Value, list: &str, admits: impl Fn(&str) -> bool) -> BTreeSet<String> {
+    let all = spec.pointer(list).and_then(Value::as_array).into_iter().flatten();
+    let of_topology = all.filter(|entry| {
+        let term = entry.get("podAffinityTerm").unwrap_or(entry);
+        admits(term["topologyKey"].as_str().unwrap())
+    });
+    of_topology.map(Value::to_string).collect()
+}
+
+/// Domains of an ignored key are told apart by virtual nodes alone, those of a host by lower nodes alone; all others
+/// may be told apart at both levels.
+#[test]
+fn constraints_among_pods_act_where_their_domains_are_told_apart() {
+    let rules = mk_rules();
+    let mut seen = [0; 2];
+    for seed in 0..PODS {
+        let mut random = Random(seed);
+        let spec = mk_among_pods(&mut random);
+        let pod = admit(&mk_pod(&spec), &rules, &Known::default()).pod;
+        let virtual_node = mk_virtual(&mut random);
+        let below = lower_constraints(&pod, &virtual_node.labels, &rules.ignored_keys).unwrap();
+        let below = json!({"affinity": below.affinity, "topologySpreadConstraints": below.topology_spread_constraints});
+        let ignored = |key: &str| rules.ignored_keys.contains(key);
+        for (list, hosts_above) in AMONG_PODS {
+            let wanted = entries(&spec, list, |key| hosts_above || key != names::HOSTNAME);
+            assert_eq!(
+                entries(&pod["spec"], list, |_| true),
+                wanted,
+                "above, {list}: {spec}"
+            );
+            let wanted = entries(&spec, list, |key| !ignored(key));
+            assert_eq!(entries(&below, list, |_| true), wanted, "below, {list}: {spec}");
+            seen[0] += wanted.len();
+            seen[1] += entries(&spec, list, ignored).len();
+        }
+    }
+    let [below, above_only] = seen;
+    assert!(
+        below > 1_000 && above_only > 1_000,
+        "{below} below, {above_only} above only"
+    );
+}

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Constraints, PREFERRED, REQUIRED, Stash, StashError, into_list, into_object,
+    AMONG_PODS, Constraints, PREFERRED, REQUIRED, Stash, StashError, into_list, into_object,
+    is_among_virtual_nodes,
     label_keys::settle,
     list_at, put_list, put_required_terms, required_terms,
     terms::{Resolved, resolve},
@@ -18,7 +19,9 @@ use crate::{affinity::AffinityError, names};
 /// The upper pod's node selector, tolerations and required node affinity never come down from its spec,
 /// stash or no stash: above they speak about virtual nodes. (tensile-kube's rule; a pod that was bound by
 /// `spec.nodeName` without the webhook therefore runs below without them.) Its preferred node affinity, pod
-/// affinity, pod anti-affinity and topology spread constraints do, and those of the stash are added.
+/// affinity, pod anti-affinity and topology spread constraints do, and those of the stash are added, but for
+/// those whose topology is an ignored key: all nodes behind one virtual node are one domain of it, and no lower
+/// node has the label, so that below the pod would never fit.
 ///
 /// A required node affinity that cannot hold on this virtual node becomes one empty term, which the API
 /// server accepts and which matches no node.
@@ -74,19 +77,22 @@ impl VirtualNode<'_> {
         let mut preferred = self.preferred(&above)?;
         preferred.extend(self.preferred(&stash.affinity)?);
         put_list(&mut affinity, "nodeAffinity", PREFERRED, preferred);
-        for kind in ["podAffinity", "podAntiAffinity"] {
+        let acts_below = |constraint: &Value| !is_among_virtual_nodes(constraint, self.ignored);
+        for kind in AMONG_PODS {
             for field in [REQUIRED, PREFERRED] {
                 let mut both = list_at(&above, kind, field).to_vec();
                 both.iter_mut()
                     .map(|entry| pod_affinity_term(entry, field))
                     .for_each(settle);
                 both.extend_from_slice(list_at(&stash.affinity, kind, field));
+                both.retain(acts_below);
                 put_list(&mut affinity, kind, field, both);
             }
         }
         let mut spread = into_list(upper.topology_spread_constraints.unwrap_or_default());
         spread.iter_mut().for_each(settle);
         spread.extend(stash.topology_spread_constraints);
+        spread.retain(acts_below);
         Ok(Constraints {
             node_selector: (!node_selector.is_empty()).then(|| node_selector.into()),
             affinity: (!affinity.is_empty()).then(|| affinity.into()),

@@ -18,6 +18,8 @@ mod terms;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
@@ -30,6 +32,8 @@ use crate::read::{Under, object, present};
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+/// The members of an affinity that speak about other pods, each with both fields.
+const AMONG_PODS: [&str; 2] = ["podAffinity", "podAntiAffinity"];
 
 /// The four scheduling members of a pod's spec; `None` leaves the member out.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -239,6 +243,17 @@ fn put(affinity: &mut Map<String, Value>, kind: &str, field: &str, value: Option
     if fields.is_empty() {
         affinity.remove(kind);
     }
+}
+
+/// The topology key of a spread constraint, of a pod affinity term, or of the term that a preference wraps.
+fn topology_key(constraint: &Value) -> Option<&str> {
+    let term = constraint.get("podAffinityTerm").unwrap_or(constraint);
+    term.get("topologyKey")?.as_str()
+}
+
+/// Whether the constraint's domains are told apart by the virtual nodes alone: no lower node has the label.
+fn is_among_virtual_nodes(constraint: &Value, ignored: &BTreeSet<String>) -> bool {
+    topology_key(constraint).is_some_and(|key| ignored.contains(key))
 }
 
 fn into_object(value: Value) -> Map<String, Value> {

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::{
-    Constraints, PREFERRED, REQUIRED, Stash, into_list, into_object, list_at, put_list, put_required_terms,
-    required_terms, take_list, take_required_terms,
+    AMONG_PODS, Constraints, PREFERRED, REQUIRED, Stash, into_list, into_object, is_among_virtual_nodes,
+    list_at, put_list, put_required_terms, required_terms, take_list, take_required_terms,
     terms::{Share, above, both, is_empty, necessary, share},
+    topology_key,
 };
 use crate::{affinity::AffinityError, names};
 
@@ -64,7 +65,8 @@ pub enum SplitError {
 /// - Tolerations act at both levels. Where an annotation was there before, `acts_above_only` tells which
 ///   of the pod's are not for the lower cluster.
 /// - Pod anti-affinity and topology spread over `kubernetes.io/hostname` go below: above, a host is a whole
-///   cluster. Pod affinity stays, and acts at both levels, as do other topology keys.
+///   cluster. Pod affinity stays, and acts at both levels, as do other topology keys. Over an ignored key they
+///   stay and act above only; what a hand-written annotation says about such a key comes up.
 ///
 /// Dividing the result again changes nothing, when `acts_above_only` knows what was added above meanwhile.
 ///
@@ -94,7 +96,7 @@ pub fn split(
     let node_selector = split_selector(pod.node_selector, &mut stash.node_selector, ignored_keys)?;
     let affinity = split_affinity(pod.affinity, &mut stash.affinity, ignored_keys)?;
     let spread = &mut stash.topology_spread_constraints;
-    let topology_spread_constraints = split_spread(pod.topology_spread_constraints, spread);
+    let topology_spread_constraints = split_spread(pod.topology_spread_constraints, spread, ignored_keys);
     let upper = Constraints {
         node_selector,
         affinity,
@@ -137,16 +139,21 @@ fn split_affinity(
     let mut affinity = into_object(spec.unwrap_or_default());
     split_required(&mut affinity, stash, ignored)?;
     split_preferred(&mut affinity, stash, ignored);
-    for (field, term) in [(REQUIRED, ""), (PREFERRED, "/podAffinityTerm")] {
-        split_anti_affinity(&mut affinity, stash, field, term);
+    for field in [REQUIRED, PREFERRED] {
+        split_anti_affinity(&mut affinity, stash, field);
+        for kind in AMONG_PODS {
+            lift_among_virtual_nodes(&mut affinity, stash, kind, field, ignored);
+        }
     }
     Ok((was_empty || !affinity.is_empty()).then(|| affinity.into()))
 }
 
-fn split_spread(spec: Option<Value>, stash: &mut Vec<Value>) -> Option<Value> {
+fn split_spread(spec: Option<Value>, stash: &mut Vec<Value>, ignored: &BTreeSet<String>) -> Option<Value> {
     let was_empty = is_vacant(spec.as_ref());
     let all = into_list(spec.unwrap_or_default()).into_iter();
-    let (below, kept): (Vec<_>, Vec<_>) = all.partition(|constraint| is_per_host(constraint, ""));
+    let (below, mut kept): (Vec<_>, Vec<_>) = all.partition(is_per_host);
+    let lifted = stash.extract_if(.., |constraint| is_among_virtual_nodes(constraint, ignored));
+    add_new(&mut kept, lifted);
     stash.extend(below);
     (was_empty || !kept.is_empty()).then(|| kept.into())
 }
@@ -233,28 +240,48 @@ fn split_preferred(
     put_list(stash, "nodeAffinity", PREFERRED, below);
 }
 
-fn split_anti_affinity(
-    upper: &mut Map<String, Value>,
-    stash: &mut Map<String, Value>,
-    field: &str,
-    term: &str,
-) {
+fn split_anti_affinity(upper: &mut Map<String, Value>, stash: &mut Map<String, Value>, field: &str) {
     let own = list_at(upper, "podAntiAffinity", field);
-    if !own.iter().any(|entry| is_per_host(entry, term)) {
+    if !own.iter().any(is_per_host) {
         return;
     }
     let own = take_list(upper, "podAntiAffinity", field).into_iter();
-    let (per_host, kept): (Vec<_>, Vec<_>) = own.partition(|entry| is_per_host(entry, term));
+    let (per_host, kept): (Vec<_>, Vec<_>) = own.partition(is_per_host);
     let mut below = take_list(stash, "podAntiAffinity", field);
     below.extend(per_host);
     put_list(upper, "podAntiAffinity", field, kept);
     put_list(stash, "podAntiAffinity", field, below);
 }
 
-/// Whether the topology of the constraint at `pointer` is the single host.
-fn is_per_host(constraint: &Value, pointer: &str) -> bool {
-    let key = constraint
-        .pointer(pointer)
-        .and_then(|constraint| constraint.get("topologyKey"));
-    key.and_then(Value::as_str) == Some(names::HOSTNAME)
+/// Moves up what the stash (hand-written) says about pods in one domain of an ignored key.
+fn lift_among_virtual_nodes(
+    upper: &mut Map<String, Value>,
+    stash: &mut Map<String, Value>,
+    kind: &str,
+    field: &str,
+    ignored: &BTreeSet<String>,
+) {
+    let lifts = |entry: &Value| is_among_virtual_nodes(entry, ignored);
+    if !list_at(stash, kind, field).iter().any(lifts) {
+        return;
+    }
+    let (lifted, below): (Vec<_>, Vec<_>) = take_list(stash, kind, field).into_iter().partition(lifts);
+    let mut kept = take_list(upper, kind, field);
+    add_new(&mut kept, lifted);
+    put_list(upper, kind, field, kept);
+    put_list(stash, kind, field, below);
+}
+
+/// Adds what is not there yet.
+fn add_new(list: &mut Vec<Value>, more: impl IntoIterator<Item = Value>) {
+    for entry in more {
+        if !list.contains(&entry) {
+            list.push(entry);
+        }
+    }
+}
+
+/// Whether the topology of the constraint is the single host.
+fn is_per_host(constraint: &Value) -> bool {
+    topology_key(constraint) == Some(names::HOSTNAME)
 }

@@ -193,6 +193,37 @@ fn pod_anti_affinity_over_hosts_goes_below_and_pod_affinity_stays() {
 }
 
 #[test]
+fn what_tells_clusters_apart_acts_above_only() {
+    let one = |key: &str| json!({"topologyKey": key, "labelSelector": {"matchLabels": {"app": "a"}}});
+    let wish = |key: &str| json!({"weight": 3, "podAffinityTerm": one(key)});
+    let constraints = |keys: &[&str]| {
+        let ones: Vec<Value> = keys.iter().map(|key| one(key)).collect();
+        let wishes: Vec<Value> = keys.iter().map(|key| wish(key)).collect();
+        let both = json!({REQUIRED: ones, PREFERRED: wishes});
+        json!({"affinity": {"podAffinity": both, "podAntiAffinity": both}, "topologySpreadConstraints": ones})
+    };
+    let spec = constraints(&[names::CLUSTER_ID, "zone"]);
+    let (upper, stash) = mk_split(&spec, "").expect("a readable pod");
+    assert_eq!((&upper, &stash), (&spec, &json!({})), "all of it stays");
+    assert_eq!(mk_lower(&upper, Some(&stash)), constraints(&["zone"]));
+    let hand = constraints(&[names::CLUSTER_ID, "rack"]);
+    assert_eq!(
+        mk_lower(&json!({}), Some(&hand)),
+        constraints(&["rack"]),
+        "whoever wrote it, it cannot hold below"
+    );
+    let (upper, stash) = mk_split(&json!({}), &hand.to_string()).expect("a readable pod");
+    assert_eq!(
+        upper,
+        constraints(&[names::CLUSTER_ID]),
+        "what was hand-written comes up"
+    );
+    assert_eq!(stash, constraints(&["rack"]));
+    let (upper, _) = mk_split(&upper, &hand.to_string()).expect("a readable pod");
+    assert_eq!(upper, constraints(&[names::CLUSTER_ID]), "once");
+}
+
+#[test]
 fn a_hand_written_stash_is_joined_with_the_pod() {
     let spec = json!({
         "nodeSelector": {"disk": "ssd"},
