@@ -55,6 +55,12 @@ pub const CLUSTER_FINALIZER: &str = "tensile.dev/cluster";
 /// Annotation on upper pods: the virtual nodes that the webhook made the pod avoid, separated by commas.
 pub const AVOIDED_NODES: &str = "tensile.dev/avoided-nodes";
 
+/// Annotation on upper pods without an owner that the descheduler has moved: UID of the first pod of their name. The
+/// avoidance of such pods is kept under it.
+pub const MOVED_FROM: &str = "tensile.dev/moved-from";
+/// Label on ConfigMaps of the system namespace: a pod that is being moved, as it is to be made again. Value `true`.
+pub const MOVING_POD: &str = "tensile.dev/moving-pod";
+
 /// Taint key on virtual nodes, as virtual-kubelet's.
 pub const PROVIDER_TAINT: &str = "virtual-kubelet.io/provider";
 /// Value of [`PROVIDER_TAINT`].

@@ -11,8 +11,9 @@ use serde_json::json;
 use tensile_core::avoidance::{Avoidance, CONFIG_MAP};
 use tensile_core::names;
 
+use crate::bare::{self, ApiServer};
 use crate::budgets;
-use crate::plan::Move;
+use crate::plan::{Move, PodRef};
 
 /// What became of a planned eviction.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub enum Outcome {
     Placed,
     /// A PodDisruptionBudget does not allow it now.
     Budget(String),
+    /// It has changed since it was recorded, so that nothing was done; the next round looks at it again.
+    Changed,
     /// The API server refused, or could not be asked.
     Failed(kube::Error),
 }
@@ -53,6 +56,7 @@ impl Outcome {
             Self::Gone => "Gone",
             Self::Placed => "Placed",
             Self::Budget(_) => "Budget",
+            Self::Changed => "Changed",
             Self::Failed(_) => "Failed",
         }
     }
@@ -63,7 +67,18 @@ impl Outcome {
         match self {
             Self::Budget(budget) => Some(budget.clone()),
             Self::Failed(error) => Some(error.to_string()),
-            Self::Evicted | Self::Gone | Self::Placed => None,
+            Self::Evicted | Self::Gone | Self::Placed | Self::Changed => None,
+        }
+    }
+
+    /// Whether it is certain that the API server has not evicted the pod, and will not.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Gone | Self::Placed | Self::Budget(_) | Self::Changed => true,
+            // What ended in a timeout may still be done.
+            Self::Failed(kube::Error::Api(status)) => (400..500).contains(&status.code) && status.code != 408,
+            Self::Evicted | Self::Failed(_) => false,
         }
     }
 }
@@ -129,16 +144,33 @@ impl Evictor {
                 Err(error) => return Outcome::Failed(error),
             }
         }
+        if planned.bare {
+            return bare::evict(&ApiServer::new(self, Some(planned)), &planned.pod).await;
+        }
+        self.post(planned, None).await
+    }
+
+    /// Posts the eviction, of this version of the pod if one is given.
+    pub(crate) async fn post(&self, planned: &Move, version: Option<&str>) -> Outcome {
         let pods: Api<Pod> = Api::namespaced(self.upper.clone(), &planned.pod.namespace);
-        let eviction = eviction(planned, &self.profile, self.grace_period);
+        let eviction = eviction(planned, &self.profile, self.grace_period, version);
         let params = PostParams::default();
         let posted = pods
             .create_subresource::<_, Status>("eviction", &planned.pod.name, &params, &eviction)
             .await;
         match posted {
             Ok(_) => Outcome::Evicted,
+            Err(kube::Error::Api(status)) if status.code == 409 && version.is_some() => Outcome::Changed,
             Err(error) => refused(error),
         }
+    }
+
+    /// Takes up the moves of pods without an owner that are not done; see [`bare`].
+    ///
+    /// # Errors
+    /// When their records cannot be listed.
+    pub(crate) async fn settle(&self, moving: &mut bare::Moving) -> kube::Result<(usize, Vec<PodRef>)> {
+        bare::settle(&ApiServer::new(self, None), moving).await
     }
 
     fn config_maps(&self) -> Api<ConfigMap> {
@@ -147,7 +179,7 @@ impl Evictor {
 }
 
 /// What is posted: the UID is a precondition, so that a namesake is never evicted in its place.
-fn eviction(planned: &Move, profile: &str, grace_period: Option<u32>) -> Eviction {
+fn eviction(planned: &Move, profile: &str, grace_period: Option<u32>, version: Option<&str>) -> Eviction {
     let reason = format!("triggered by {profile}/{}: {}", planned.strategy, planned.why);
     let annotations = [
         ("reason".to_owned(), reason),
@@ -164,7 +196,7 @@ fn eviction(planned: &Move, profile: &str, grace_period: Option<u32>) -> Evictio
             grace_period_seconds: grace_period.map(i64::from),
             preconditions: Some(Preconditions {
                 uid: Some(planned.pod.uid.clone()),
-                ..Preconditions::default()
+                resource_version: version.map(str::to_owned),
             }),
             ..DeleteOptions::default()
         }),
@@ -207,7 +239,6 @@ fn changes(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::PodRef;
     use kube::core::Status as ApiStatus;
 
     #[test]
@@ -247,6 +278,28 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_is_what_the_server_has_certainly_not_done() {
+        let api = |code| {
+            let status = ApiStatus {
+                code,
+                ..ApiStatus::failure("no", "reason")
+            };
+            Outcome::Failed(kube::Error::Api(status.boxed()))
+        };
+        for (outcome, wanted) in [
+            (Outcome::Changed, true),
+            (Outcome::Budget(String::new()), true),
+            (api(403), true),
+            (api(408), false),
+            (api(504), false),
+            (Outcome::Evicted, false),
+            (Outcome::Failed(kube::Error::Service("cut".into())), false),
+        ] {
+            assert_eq!(outcome.is_refusal(), wanted, "{outcome:?}");
+        }
+    }
+
+    #[test]
     fn an_eviction_names_uid_grace_and_reason() {
         let planned = Move {
             pod: PodRef {
@@ -260,9 +313,16 @@ mod tests {
             lower_node: "b1".into(),
             why: "it cannot run".into(),
             unplaced: true,
+            bare: false,
             promises: Vec::new(),
         };
-        let posted = serde_json::to_value(eviction(&planned, "default", Some(5))).unwrap();
+        let posted = |version| serde_json::to_value(eviction(&planned, "default", Some(5), version)).unwrap();
+        let options = &posted(Some("7"))["deleteOptions"];
+        assert_eq!(
+            options["preconditions"],
+            json!({"uid": "u", "resourceVersion": "7"})
+        );
+        let posted = posted(None);
         let options = &posted["deleteOptions"];
         assert_eq!(options["preconditions"], json!({"uid": "u"}));
         assert_eq!(options["gracePeriodSeconds"], 5);

@@ -14,6 +14,7 @@
 
 pub mod args;
 pub mod avoid;
+mod bare;
 mod budgets;
 pub mod clock;
 pub mod evict;

@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use tensile_placement::Uid;
 
-use crate::pod::Pod;
+use crate::pod::{Mark, Pod};
 use crate::pods::Pods;
 use crate::refused::Refused;
 use crate::scene::{Obstacle, Place, Scene, successor};
-use crate::strategies::{make_room, unschedulable_below};
+use crate::strategies::{make_room, spread_violation, unschedulable_below};
 use crate::waiting::Waiting;
 
 /// What to do in a round.
@@ -41,6 +41,9 @@ pub struct Move {
     /// Whether it is moved only as long as its lower pod has no node.
     #[serde(skip)]
     pub unplaced: bool,
+    /// Whether nobody makes the pod again but us.
+    #[serde(skip)]
+    pub bare: bool,
     /// What is promised in the models for the sake of this move.
     #[serde(skip)]
     pub promises: Vec<Uid>,
@@ -77,6 +80,9 @@ pub fn plan(scene: &mut Scene<'_>, pods: &Pods, refused: &Refused, waiting: &Wai
     if let Some(args) = &scene.policy.unschedulable_below {
         unschedulable_below::plan(args, scene, pods, refused, &mut plan);
     }
+    if let Some(args) = &scene.policy.spread_violation {
+        spread_violation::plan(args, scene, pods, &mut plan);
+    }
     if let Some(args) = &scene.policy.make_room {
         make_room::plan(args, scene, pods, refused, waiting, &mut plan);
     }
@@ -104,6 +110,12 @@ impl From<&Pod> for PodRef {
 // === impl Plan ===
 
 impl Plan {
+    /// Whether the pod is to be moved already.
+    #[must_use]
+    pub fn moves(&self, pod: &Pod) -> bool {
+        self.moves.iter().any(|planned| planned.pod.uid == *pod.uid)
+    }
+
     /// Adds a move to a place that is promised to it.
     pub fn go(&mut self, strategy: &'static str, pod: &Pod, place: Place, why: String) -> &mut Move {
         self.moves.push(Move {
@@ -114,6 +126,7 @@ impl Plan {
             lower_node: place.lower,
             why,
             unplaced: false,
+            bare: pod.marks.contains(&Mark::Bare),
             promises: vec![successor(pod)],
         });
         let last = self.moves.len() - 1;

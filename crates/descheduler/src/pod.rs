@@ -52,7 +52,8 @@ pub struct Pod {
     pub uid: Box<str>,
     /// The virtual node that it is bound to.
     pub node: Arc<str>,
-    /// UID of the owner that controls it and makes a new one when it goes.
+    /// UID of the owner that controls it and makes a new one when it goes; of a pod without one that was moved before,
+    /// that of the first pod of its name.
     pub owner: Option<Box<str>>,
     /// When it was made, in seconds since the Unix epoch.
     pub created: u64,
@@ -128,7 +129,7 @@ impl Pod {
             key: Key::new(&text(&metadata["namespace"]), &text(&metadata["name"])),
             uid: text(&metadata["uid"]).into(),
             node: text(&spec["nodeName"]).into(),
-            owner: controller(metadata).map(|owner| text(&owner["uid"]).into()),
+            owner: lineage(metadata).map(Into::into),
             created: created.unwrap_or(u64::MAX),
             priority: spec["priority"].as_i64().unwrap_or_default(),
             request: pod_request(spec).unwrap_or_default(),
@@ -187,10 +188,18 @@ impl Templates {
     }
 }
 
-/// The owner that controls the object: the same that the webhook looks avoidance up by.
+/// The owner that controls the object.
 fn controller(metadata: &Value) -> Option<&Value> {
     let owners = metadata["ownerReferences"].as_array()?;
     owners.iter().find(|owner| owner["controller"] == true)
+}
+
+/// What the pod and its successors have in common: the same that the webhook looks avoidance up by.
+fn lineage(metadata: &Value) -> Option<&str> {
+    match controller(metadata) {
+        Some(owner) => owner["uid"].as_str(),
+        None => metadata["annotations"][names::MOVED_FROM].as_str(),
+    }
 }
 
 fn restart_cost(metadata: &Value) -> i64 {

@@ -25,6 +25,8 @@ pub struct Report {
     pub moves: Vec<Moved>,
     /// Pods that stay, and why.
     pub stays: Vec<Stay>,
+    /// How many pods are on their way that nobody makes again but us.
+    pub moving: usize,
 }
 
 /// A planned move, and what became of it.
@@ -60,17 +62,19 @@ impl Report {
             doubt: None,
             moves: plan.moves.into_iter().map(planned).collect(),
             stays: plan.stays,
+            moving: 0,
         }
     }
 
-    /// Whether the next round should not wait for long: room is being made, one pod in a round.
+    /// Whether the next round should not wait for long: room is being made, one pod in a round, or a pod is gone that
+    /// we must make again.
     #[must_use]
     pub fn is_unfinished(&self) -> bool {
         let mut makes_room = self
             .moves
             .iter()
             .filter(|moved| moved.planned.strategy == make_room::NAME);
-        makes_room.any(|moved| moved.result == "Evicted")
+        self.moving > 0 || makes_room.any(|moved| moved.result == "Evicted")
     }
 }
 

@@ -12,11 +12,13 @@ use tensile_runtime::recorder::{Note, Recorder};
 use tokio::time::Instant;
 
 use crate::avoid;
+use crate::bare::Moving;
 use crate::clock;
 use crate::evict::{Evictor, Outcome};
 use crate::feed::{ABOVE, Known};
 use crate::metrics::Metrics;
 use crate::plan::{self, Move, Plan, PodRef};
+use crate::pod::Mark;
 use crate::policy::Policy;
 use crate::report::{Moved, Report};
 use crate::scene::Scene;
@@ -27,6 +29,9 @@ const PROPAGATION: Duration = Duration::from_millis(500);
 /// How long the place of an evicted pod's successor stays promised: owners, scheduler and watches take seconds, and
 /// from then on the successor itself counts.
 const PROMISE: Duration = Duration::from_secs(30);
+/// How often and for how long pods on their way are looked at before a single run ends; they need their grace period.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const FINISH: Duration = Duration::from_secs(120);
 /// Longest text of an event (`eventsv1.Event.note` is limited to 1 kB by the API server).
 const NOTE: usize = 1000;
 
@@ -46,6 +51,8 @@ pub struct Rounds {
     /// Figures.
     pub metrics: Metrics,
     promises: Vec<(Instant, Uid)>,
+    /// Pods that nobody else makes again, while they are moved.
+    moving: Moving,
     /// What was told about pods that stay: their UID, the strategy, and the kind of reason.
     told: HashSet<(String, &'static str, &'static str)>,
 }
@@ -77,12 +84,58 @@ impl Rounds {
             evictor,
             metrics,
             promises: Vec::new(),
+            moving: Moving::default(),
             told: HashSet::new(),
         }
     }
 
     /// Makes a round; says what came of it.
     pub async fn round(&mut self) -> Report {
+        let moving = self.settle().await;
+        let mut report = self.plan_and_execute().await;
+        let bare = |moved: &&Moved| moved.planned.bare && moved.result == "Evicted";
+        report.moving = moving + report.moves.iter().filter(bare).count();
+        report
+    }
+
+    /// Waits until the pods that nobody else makes again are where they should be; those that take too long are left to
+    /// whoever comes next.
+    pub async fn finish(&mut self) {
+        let settled = async {
+            while self.settle().await > 0 {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        if tokio::time::timeout(FINISH, settled).await.is_err() {
+            tracing::warn!("pods are still being moved; the next run goes on with them");
+        }
+    }
+
+    /// Goes on with the moves of pods that nobody else makes again; says how many are still on their way.
+    async fn settle(&mut self) -> usize {
+        let allowed = !self.policy.protected.contains(&Mark::Bare);
+        let Some(execution) = self.execution.as_ref().filter(|_| allowed) else {
+            return 0;
+        };
+        if !(execution.may_write)() {
+            return 0;
+        }
+        match self.evictor.settle(&mut self.moving).await {
+            Ok((open, restored)) => {
+                for pod in restored {
+                    let message = "made again in place of the pod that was evicted".to_owned();
+                    execution.recorder.note(note(&pod, false, "Moved", message));
+                }
+                open
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the records of moved pods cannot be listed");
+                0
+            }
+        }
+    }
+
+    async fn plan_and_execute(&mut self) -> Report {
         let start = Instant::now();
         let now = clock::now();
         let dry_run = self.execution.is_none();
@@ -206,7 +259,7 @@ impl Rounds {
             Outcome::Evicted => format!("evicted from {from}, for example {to} fits it now: {why}"),
             Outcome::Budget(_) => format!("a PodDisruptionBudget keeps the pod on {from}: {why}"),
             Outcome::Failed(error) => format!("cannot be evicted from {from}: {error}"),
-            Outcome::Gone | Outcome::Placed => return Some(outcome),
+            Outcome::Gone | Outcome::Placed | Outcome::Changed => return Some(outcome),
         };
         let warning = !matches!(outcome, Outcome::Evicted);
         execution

@@ -204,6 +204,7 @@ async fn repeat(
         let unfinished = report.is_unfinished();
         publish(last, report, once || args.dry_run);
         if once {
+            rounds.finish().await;
             return;
         }
         let interval = args.descheduling_interval;

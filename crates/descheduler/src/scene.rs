@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tensile_core::avoidance::Avoidance;
 use tensile_placement::{Candidate, Cluster, Pod as PlacedPod, PodKey, Uid};
-use tensile_world::{Answer, Lowering, World};
+use tensile_world::{Answer, Lowering, VirtualNode, World};
 
 use crate::avoid::{self, Moved};
 use crate::limits::{Limit, Spent};
@@ -36,6 +36,8 @@ pub struct Scene<'a> {
     spent: Spent,
     /// What was promised, by stand-ins for the successors of the moved pods.
     promised: Vec<Uid>,
+    /// Pods of the upper cluster that count as gone until the scene ends.
+    gone: Vec<PlacedPod>,
     /// Pods that fit nowhere else, and why. Promises only take room, so that this stays true in the round.
     hopeless: HashMap<Like, Vec<String>>,
 }
@@ -114,6 +116,7 @@ impl<'a> Scene<'a> {
             avoidance,
             spent: Spent::default(),
             promised: Vec::new(),
+            gone: Vec::new(),
             hopeless: HashMap::new(),
         }
     }
@@ -171,12 +174,39 @@ impl<'a> Scene<'a> {
         if let Some(reasons) = self.hopeless.get(&like) {
             return Err(Obstacle::Nowhere(reasons.clone()));
         }
-        match self.find(pod) {
+        match self.find(pod, |_| true) {
             Ok(place) => Ok(place),
             Err(reasons) => {
                 self.hopeless.insert(like, reasons.clone());
                 Err(Obstacle::Nowhere(reasons))
             }
+        }
+    }
+
+    /// As [`Scene::move_elsewhere`], but only the virtual nodes that `admits` names are asked.
+    ///
+    /// # Errors
+    /// What they said.
+    pub fn move_among(
+        &mut self,
+        pod: &Pod,
+        admits: impl Fn(&VirtualNode) -> bool,
+    ) -> Result<Place, Obstacle> {
+        self.find(pod, admits).map_err(Obstacle::Nowhere)
+    }
+
+    /// Whether the pod breaks one of its topology spread constraints where it is: whether it could not go there again.
+    pub fn breaks_spread(&mut self, pod: &Pod, above: &Candidate) -> bool {
+        self.without(pod, |upper| upper.breaks_spread(above, &pod.node))
+    }
+
+    /// Lets the upper cluster look as if the pod were gone already, until the scene ends: for decisions that count pods.
+    pub fn leave(&mut self, pod: &Pod) {
+        if self
+            .upper
+            .delete_pod(PodKey::new(&pod.key.namespace, &pod.key.name))
+        {
+            self.gone.push(placed(pod));
         }
     }
 
@@ -194,13 +224,13 @@ impl<'a> Scene<'a> {
         self.spent.add(&pod.node, &pod.key.namespace);
     }
 
-    fn find(&mut self, pod: &Pod) -> Result<Place, Vec<String>> {
+    fn find(&mut self, pod: &Pod, admits: impl Fn(&VirtualNode) -> bool) -> Result<Place, Vec<String>> {
         let unplaced = pod.unplaced();
         let above = Candidate::new(&unplaced).map_err(|error| vec![error.to_string()])?;
         let passing = self.passing_above(pod, &above);
         let mut lowering = Lowering::new(&unplaced);
         let mut reasons = Vec::new();
-        for node in self.others(pod) {
+        for node in self.others(pod, admits) {
             if !passing.contains(&*node) {
                 reasons.push(format!("{node}: the upper cluster keeps it away"));
                 continue;
@@ -224,9 +254,10 @@ impl<'a> Scene<'a> {
     }
 
     /// The virtual nodes that the pod's successor can go to.
-    fn others(&self, pod: &Pod) -> Vec<String> {
+    fn others(&self, pod: &Pod, admits: impl Fn(&VirtualNode) -> bool) -> Vec<String> {
         let avoided: HashSet<&str> = self.avoidance.nodes(avoid::key(pod), self.now).collect();
-        let names = self.world.virtual_nodes().map(|(name, _)| name);
+        let admitted = self.world.virtual_nodes().filter(|(_, node)| admits(node));
+        let names = admitted.map(|(name, _)| name);
         names
             .filter(|name| *name != &*pod.node && !avoided.contains(name))
             .map(str::to_owned)
@@ -235,13 +266,19 @@ impl<'a> Scene<'a> {
 
     /// The nodes of the upper cluster that let the pod pass once it is gone from its own.
     fn passing_above(&mut self, pod: &Pod, above: &Candidate) -> HashSet<Arc<str>> {
-        let key = PodKey::new(&pod.key.namespace, &pod.key.name);
-        let removed = self.upper.delete_pod(key);
-        let passing = self.upper.passing(above).into_iter().collect();
+        self.without(pod, |upper| upper.passing(above).into_iter().collect())
+    }
+
+    /// Asks the upper cluster as if the pod were not there.
+    fn without<T>(&mut self, pod: &Pod, ask: impl FnOnce(&Cluster) -> T) -> T {
+        let removed = self
+            .upper
+            .delete_pod(PodKey::new(&pod.key.namespace, &pod.key.name));
+        let answer = ask(self.upper);
         if removed {
             self.upper.apply_pod(&placed(pod));
         }
-        passing
+        answer
     }
 
     /// Promises the pod's successor a place, or the pod itself if it waits.
@@ -289,6 +326,9 @@ impl<'a> Scene<'a> {
 impl Drop for Scene<'_> {
     fn drop(&mut self) {
         self.take_back(0);
+        for pod in &self.gone {
+            self.upper.apply_pod(pod);
+        }
     }
 }
 

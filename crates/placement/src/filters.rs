@@ -78,6 +78,13 @@ impl<'a> Filters<'a> {
     }
 }
 
+/// Whether the pod on the node would break one of its topology spread constraints; a node without the label of one
+/// breaks none.
+pub(crate) fn breaks_spread(cluster: &Cluster, candidate: &Candidate, node: &Node<'_>) -> bool {
+    let spread = Spread::prepare(cluster, candidate);
+    spread.check(node, &mut Tally::default()) == Some(Refusal::Now)
+}
+
 /// Refuses a node for one reason.
 fn refuse(reason: Reason, refusal: Refusal, tally: &mut Tally) -> Option<Refusal> {
     tally.note(reason);

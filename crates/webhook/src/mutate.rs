@@ -175,8 +175,8 @@ fn decide(
     let mut warnings = Vec::new();
     let policy = when_unreachable(&pod, &namespace, rules, &mut warnings);
     let avoided = pod
-        .controller()
-        .map(|owner| surroundings.avoided(&owner.uid))
+        .lineage()
+        .map(|lineage| surroundings.avoided(lineage))
         .unwrap_or_default();
     Ok(Answer {
         patch: changed(&pod, rules, policy, &avoided)?.into_operations(),

@@ -10,6 +10,7 @@ use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tensile_core::names;
 use tensile_core::stash::Constraints;
 
 /// The parts of a pod that the webhook looks at. Keys and values are as they arrived.
@@ -141,6 +142,14 @@ impl Pod {
     #[must_use]
     pub fn controller(&self) -> Option<&Owner> {
         self.owners.iter().find(|owner| owner.controls())
+    }
+
+    /// What the pod has in common with those that it replaces: the UID of its owner, or that of the first pod that the
+    /// descheduler moved.
+    #[must_use]
+    pub fn lineage(&self) -> Option<&str> {
+        let owner = self.controller().map(|owner| owner.uid.as_str());
+        owner.or_else(|| self.annotation(names::MOVED_FROM))
     }
 
     /// Whether a DaemonSet made it: such a pod belongs to one node.

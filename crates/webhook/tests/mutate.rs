@@ -330,6 +330,14 @@ fn avoided_nodes_are_kept_off_and_forgotten_when_their_time_is_over() {
         admit(&unowned, &mk_rules(), &avoiding(&["v"])).pod["spec"]["affinity"],
         Value::Null
     );
+    let mut moved = unowned;
+    moved["metadata"]["annotations"] = json!({names::MOVED_FROM: "first"});
+    let moved = admit(&moved, &mk_rules(), &avoiding(&["v"])).pod;
+    assert_eq!(
+        moved["metadata"]["annotations"][names::AVOIDED_NODES],
+        "v",
+        "its first pod stands for its owner"
+    );
 }
 
 #[test]

@@ -12,7 +12,7 @@ use serde_saphyr::Spanned;
 use tensile_core::labels::Selector;
 
 use crate::pod::Mark;
-use crate::strategies::{make_room, unschedulable_below};
+use crate::strategies::{make_room, spread_violation, unschedulable_below};
 
 mod v1alpha1;
 mod v1alpha2;
@@ -44,6 +44,8 @@ pub struct Policy {
     pub unschedulable_below: Option<unschedulable_below::Args>,
     /// Room for pending pods that fit nowhere.
     pub make_room: Option<make_room::Args>,
+    /// Shares and spread over clusters that no longer hold.
+    pub spread_violation: Option<spread_violation::Args>,
 }
 
 /// The most evictions in one round. `None` is no limit.
@@ -131,6 +133,7 @@ impl Default for Policy {
             avoid_for: DEFAULT_AVOID_FOR,
             unschedulable_below: Some(unschedulable_below::Args::default()),
             make_room: None,
+            spread_violation: None,
         }
     }
 }
@@ -188,6 +191,18 @@ impl Default for Limits {
 // === impl Namespaces ===
 
 impl Namespaces {
+    /// Whether they can be meant.
+    ///
+    /// # Errors
+    /// What is wrong, and what to do about it.
+    pub fn check(&self) -> Result<(), (String, String)> {
+        if self.include.is_empty() || self.exclude.is_empty() {
+            return Ok(());
+        }
+        let problem = "namespaces has both include and exclude".to_owned();
+        Err((problem, "keep one of them".to_owned()))
+    }
+
     /// Whether the strategy looks at pods of this namespace.
     #[must_use]
     pub fn admit(&self, namespace: &str) -> bool {

@@ -25,7 +25,7 @@ profiles:
   - name: DefaultEvictor
     args:
       podProtections:
-        defaultDisabled: [PodsWithLocalStorage]
+        defaultDisabled: [PodsWithLocalStorage, BarePods]
         extraEnabled: [PodsWithPVC]
       priorityThreshold: {value: 1000}
       avoidForSeconds: 60
@@ -36,9 +36,11 @@ profiles:
       namespaces: {exclude: [batch]}
   - name: MakeRoom
     args: {maxVictims: 2}
+  - name: SpreadViolation
+    args: {thresholdSeconds: 7}
   plugins:
     deschedule: {enabled: [UnschedulableBelow]}
-    balance: {enabled: [MakeRoom]}
+    balance: {enabled: [MakeRoom, SpreadViolation]}
     filter: {enabled: [DefaultEvictor]}
     preEvictionFilter: {enabled: [DefaultEvictor]}
 ",
@@ -59,7 +61,6 @@ profiles:
             Mark::PreferNoEviction,
             Mark::Critical,
             Mark::Claim,
-            Mark::Bare,
         ]
         .into(),
         priority_threshold: Some(1000),
@@ -75,6 +76,10 @@ profiles:
         make_room: Some(make_room::Args {
             max_victims: 2,
             ..make_room::Args::default()
+        }),
+        spread_violation: Some(spread_violation::Args {
+            threshold_seconds: 7,
+            ..spread_violation::Args::default()
         }),
     };
     assert_eq!(policy, expected);
@@ -96,10 +101,15 @@ fn one_strategy_is_on_by_default_and_can_be_switched_off() {
             false,
         ),
         ("  pluginConfig: [{name: MakeRoom, args: {}}]", true),
+        ("  pluginConfig: [{name: SpreadViolation, args: {}}]", true),
     ] {
         let policy = parse(&mk_profile(plugins)).unwrap();
         assert_eq!(policy.unschedulable_below.is_some(), on, "{plugins}");
-        assert_eq!(policy.make_room, None, "{plugins}");
+        assert_eq!(
+            (policy.make_room, policy.spread_violation),
+            (None, None),
+            "{plugins}"
+        );
     }
 }
 

@@ -8,11 +8,11 @@ use serde_saphyr::Spanned;
 
 use super::{Limits, Policy, PolicyError, read, refused};
 use crate::pod::Mark;
-use crate::strategies::{make_room, unschedulable_below};
+use crate::strategies::{make_room, spread_violation, unschedulable_below};
 
 const EVICTOR: &str = "DefaultEvictor";
 const DESCHEDULE: [&str; 1] = [unschedulable_below::NAME];
-const BALANCE: [&str; 1] = [make_room::NAME];
+const BALANCE: [&str; 2] = [make_room::NAME, spread_violation::NAME];
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -63,6 +63,7 @@ enum PluginConfig {
     DefaultEvictor(Evictor),
     UnschedulableBelow(unschedulable_below::Args),
     MakeRoom(make_room::Args),
+    SpreadViolation(spread_violation::Args),
 }
 
 #[derive(Deserialize)]
@@ -85,6 +86,7 @@ struct Protections {
 enum Protection {
     PodsWithLocalStorage,
     SystemCriticalPods,
+    BarePods,
 }
 
 /// Protections that can be added.
@@ -181,6 +183,9 @@ impl Profile {
         if balance.enables(make_room::NAME) {
             policy.make_room = Some(make_room::Args::default());
         }
+        if balance.enables(spread_violation::NAME) {
+            policy.spread_violation = Some(spread_violation::Args::default());
+        }
         let mut seen = BTreeSet::new();
         for config in &self.plugin_config {
             if !seen.insert(config.value.name()) {
@@ -230,6 +235,7 @@ impl PluginConfig {
             Self::DefaultEvictor(_) => EVICTOR,
             Self::UnschedulableBelow(_) => unschedulable_below::NAME,
             Self::MakeRoom(_) => make_room::NAME,
+            Self::SpreadViolation(_) => spread_violation::NAME,
         }
     }
 
@@ -243,6 +249,7 @@ impl PluginConfig {
             Self::DefaultEvictor(_) => Ok(()),
             Self::UnschedulableBelow(args) => args.check(),
             Self::MakeRoom(args) => args.check(),
+            Self::SpreadViolation(args) => args.check(),
         }
     }
 
@@ -254,6 +261,9 @@ impl PluginConfig {
                 policy.unschedulable_below = policy.unschedulable_below.take().map(|_| args.clone());
             }
             Self::MakeRoom(args) => policy.make_room = policy.make_room.take().map(|_| args.clone()),
+            Self::SpreadViolation(args) => {
+                policy.spread_violation = policy.spread_violation.take().map(|_| args.clone());
+            }
         }
     }
 }
@@ -278,6 +288,7 @@ impl Evictor {
             policy.protected.remove(&match given_up {
                 Protection::PodsWithLocalStorage => Mark::LocalStorage,
                 Protection::SystemCriticalPods => Mark::Critical,
+                Protection::BarePods => Mark::Bare,
             });
         }
         for Extra::PodsWithPVC in &self.pod_protections.extra_enabled {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Cluster;
 use crate::candidate::Candidate;
-use crate::filters::Filters;
+use crate::filters::{self, Filters};
 use crate::pod::Uid;
 use crate::reason::Tally;
 
@@ -28,10 +28,20 @@ impl Cluster {
             .iter()
             .filter_map(|origin| self.held_for(*origin))
             .collect();
+        let state = self.state;
         held.iter().for_each(|placed| self.give_back(placed));
         let passes = self.passes(candidate, node);
         held.iter().for_each(|placed| self.hold(placed));
+        // All is as it was.
+        self.state = state;
         passes
+    }
+
+    /// Whether `candidate` on this node would break one of its topology spread constraints, as the cluster is now.
+    #[must_use]
+    pub fn breaks_spread(&self, candidate: &Candidate, node: &str) -> bool {
+        self.node(node)
+            .is_some_and(|node| filters::breaks_spread(self, candidate, &node))
     }
 
     fn passes(&self, candidate: &Candidate, node: &str) -> bool {
@@ -109,6 +119,33 @@ mod tests {
         let mut spec = mk_spec("2");
         spec["resourceClaims"] = json!([{"name": "gpu"}]);
         assert!(!cluster.passes_without(&[origin], &mk_candidate(&json!({}), &spec), "a"));
+    }
+
+    #[test]
+    fn a_node_whose_domain_is_too_far_ahead_breaks_the_spread_whatever_else_it_lacks() {
+        let node = |name: &str| json!({"metadata": {"name": name, "labels": {"zone": name}}, "status": {"allocatable": {}}});
+        let pod =
+            |name: &str| json!({"metadata": {"namespace": "ns", "name": name}, "spec": {"nodeName": "a"}});
+        let cluster = mk_cluster(
+            &[
+                node("a"),
+                node("b"),
+                json!({"metadata": {"name": "bare"}, "status": {}}),
+            ],
+            &[pod("p"), pod("q")],
+        );
+        for (skew, wanted) in [(1, [true, false, false]), (3, [false, false, false])] {
+            let constraint = json!({
+                "maxSkew": skew, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+                "labelSelector": {"matchExpressions": [{"key": "none", "operator": "DoesNotExist"}]}
+            });
+            let mut spec = mk_spec("1");
+            spec["topologySpreadConstraints"] = json!([constraint]);
+            let candidate = mk_candidate(&json!({"namespace": "ns"}), &spec);
+            let found = ["a", "b", "bare"].map(|node| cluster.breaks_spread(&candidate, node));
+            assert_eq!(found, wanted, "{skew}");
+            assert!(!cluster.breaks_spread(&candidate, "missing"));
+        }
     }
 
     #[test]

@@ -42,10 +42,6 @@ impl Args {
             let problem = format!("maxVictims is {}", self.max_victims);
             return Err((problem, format!("give 1 to {MOST_VICTIMS}")));
         }
-        if !self.namespaces.include.is_empty() && !self.namespaces.exclude.is_empty() {
-            let problem = "namespaces has both include and exclude".to_owned();
-            return Err((problem, "keep one of them".to_owned()));
-        }
-        Ok(())
+        self.namespaces.check()
     }
 }

@@ -23,7 +23,7 @@ mod args;
 mod sets;
 
 pub use args::Args;
-use sets::{Cost, Movable, sets};
+use sets::{Cost, Movable, fewest, sets};
 
 /// Its name in policies, events and metrics.
 pub const NAME: &str = "MakeRoom";
@@ -51,6 +51,10 @@ struct Room<'a> {
     victims: Vec<&'a Pod>,
 }
 
+/// The cheapest ways so far, in order.
+#[derive(Default)]
+struct Rooms<'a>(Vec<Room<'a>>);
+
 /// What rooms are looked for among.
 struct Census<'a> {
     by_uid: HashMap<Uid, &'a Pod>,
@@ -71,11 +75,7 @@ pub fn plan(
     if wanting.is_empty() {
         return;
     }
-    wanting.retain(|wanting| {
-        plan.moves
-            .iter()
-            .all(|planned| planned.pod.uid != *wanting.pod.uid)
-    });
+    wanting.retain(|wanting| !plan.moves(wanting.pod));
     wanting.sort_by(|one, other| {
         let order = (other.pod.priority, one.since).cmp(&(one.pod.priority, other.since));
         order.then_with(|| one.pod.key.cmp(&other.pod.key))
@@ -138,14 +138,11 @@ fn make_room(
     }
     let unplaced = pod.unplaced();
     let mut lowering = Lowering::new(&unplaced);
-    let mut rooms = Vec::new();
+    let mut rooms = Rooms::default();
     for node in nodes(scene, wanting, &unplaced) {
-        rooms.extend(census.rooms(args, scene, pod, &mut lowering, &node));
+        census.look(args, scene, pod, &mut lowering, &node, &mut rooms);
     }
-    rooms.sort_by(|one, other| {
-        (one.cost, &one.node, &one.lower).cmp(&(other.cost, &other.node, &other.lower))
-    });
-    let found = rooms.into_iter().take(MOST_TRIED).find_map(|room| {
+    let found = rooms.0.into_iter().find_map(|room| {
         let before = scene.promises();
         let places = places(scene, &mut lowering, pod, &room, census);
         if places.is_none() {
@@ -221,7 +218,7 @@ fn take(
         all => format!(", the first of {all}"),
     };
     // One eviction can make room for several.
-    if plan.moves.iter().any(|planned| planned.pod.uid == *first.uid) {
+    if plan.moves(first) {
         return;
     }
     scene.spend(first);
@@ -229,6 +226,23 @@ fn take(
     let planned = plan.go(NAME, first, place, why);
     planned.promises = room.victims.iter().map(|victim| successor(victim)).collect();
     planned.promises.push(successor(pod));
+}
+
+// === impl Rooms ===
+
+impl<'a> Rooms<'a> {
+    /// What a further room must be cheaper than, to be of use.
+    fn bound(&self) -> Option<Cost> {
+        self.0.get(MOST_TRIED - 1).map(|room| room.cost)
+    }
+
+    fn add(&mut self, room: Room<'a>) {
+        let place = self.0.partition_point(|known| {
+            (known.cost, &known.node, &known.lower) <= (room.cost, &room.node, &room.lower)
+        });
+        self.0.insert(place, room);
+        self.0.truncate(MOST_TRIED);
+    }
 }
 
 // === impl Census ===
@@ -251,36 +265,40 @@ impl<'a> Census<'a> {
         origins.into_iter().flatten().filter(leaves).copied().collect()
     }
 
-    /// Ways to make room behind a virtual node, by resources alone.
-    fn rooms(
+    /// Adds the ways to make room behind a virtual node, by resources alone.
+    fn look(
         &self,
         args: &Args,
         scene: &mut Scene<'_>,
         pod: &Pod,
         lowering: &mut Lowering<'_>,
         node: &str,
-    ) -> Vec<Room<'a>> {
+        rooms: &mut Rooms<'a>,
+    ) {
         let keys = scene.world.settings.ignored_keys.clone();
         let Some(virtual_node) = scene.world.virtual_node(node).cloned() else {
-            return Vec::new();
+            return;
         };
         if !matches!(scene.is_source(node), Ok(true)) {
-            return Vec::new();
+            return;
         }
         let Ok(candidate) = lowering.candidate(node, &virtual_node, &keys) else {
-            return Vec::new();
+            return;
         };
         let wanted = &candidate.pod.request;
-        let mut rooms = Vec::new();
         for (lower, free) in self.free(scene, &virtual_node, wanted) {
             let origins = self
                 .origins
                 .get(&virtual_node.cluster)
                 .and_then(|nodes| nodes.get(&lower));
             let origins = origins.map(Vec::as_slice).unwrap_or_default();
+            if !self.is_worth_a_look(origins, wanted, &free, args.max_victims, rooms) {
+                continue;
+            }
             let mut movable = self.movable(scene, pod, node, origins);
-            for (cost, set) in sets(&mut movable, wanted, &free, args.max_victims) {
-                rooms.push(Room {
+            let found = sets(&mut movable, wanted, &free, args.max_victims, rooms.bound());
+            for (cost, set) in found {
+                rooms.add(Room {
                     cost,
                     node: node.to_owned(),
                     lower: lower.clone(),
@@ -288,7 +306,34 @@ impl<'a> Census<'a> {
                 });
             }
         }
-        rooms
+    }
+
+    /// Whether few enough of the pods could make so much room, and as cheaply as what has been found so far.
+    fn is_worth_a_look(
+        &self,
+        origins: &[Uid],
+        wanted: &Resources,
+        free: &Resources,
+        most: usize,
+        rooms: &Rooms<'_>,
+    ) -> bool {
+        let pods: Vec<&Pod> = origins
+            .iter()
+            .filter_map(|uid| self.by_uid.get(uid).copied())
+            .collect();
+        let requests: Vec<&Resources> = pods.iter().map(|pod| &pod.request).collect();
+        let Some(fewest) = fewest(&requests, wanted, free).filter(|fewest| *fewest <= most) else {
+            return false;
+        };
+        if fewest == 0 {
+            return true;
+        }
+        let least = Cost {
+            highest: pods.iter().map(|pod| pod.priority).min().unwrap_or(i64::MIN),
+            pods: fewest,
+            restarts: pods.iter().map(|pod| pod.restart_cost.min(0)).sum(),
+        };
+        rooms.bound().is_none_or(|bound| least < bound)
     }
 
     /// What is free on the nodes that could take the pod were they empty, and will be when what leaves has left.

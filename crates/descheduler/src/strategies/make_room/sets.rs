@@ -5,6 +5,9 @@ use tensile_core::resources::Resources;
 /// Most pods of a node that are looked at; the cheapest. With five victims these are 20 000 sets.
 const MOST_MOVABLE: usize = 22;
 
+/// Sets of a node that are of use: if none of them can go elsewhere, others like them hardly can.
+const MOST_SETS: usize = 16;
+
 /// What moving a set of pods disturbs, in kube-scheduler's order of preference for preemption
 /// (`pickOneNodeForPreemption`): first the most important pod, then all of them, then how many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,7 +37,7 @@ pub(super) struct Movable<T> {
 
 impl Cost {
     /// Of moving nobody.
-    const NONE: Self = Self {
+    pub(super) const NONE: Self = Self {
         highest: i64::MIN,
         pods: 0,
         restarts: 0,
@@ -49,32 +52,56 @@ impl Cost {
     }
 }
 
-/// The sets of at most `most` pods that give `wanted` free beside what is `free` already, and from which none can be
-/// left out. The cheapest first; positions in `movable`, which is sorted by cost.
+/// The cheapest sets of at most `most` pods that give `wanted` free beside what is `free` already, and from which none
+/// can be left out, if they are cheaper than `bound`. The cheapest first; positions in `movable`, which is sorted by cost.
 pub(super) fn sets<T>(
     movable: &mut Vec<Movable<T>>,
     wanted: &Resources,
     free: &Resources,
     most: usize,
+    bound: Option<Cost>,
 ) -> Vec<(Cost, Vec<usize>)> {
     movable.sort_by_key(|pod| (pod.priority, pod.restart));
     movable.truncate(MOST_MOVABLE);
+    let gains = movable.iter().map(|pod| pod.restart.min(0)).sum();
     let mut search = Search {
         movable,
         wanted,
         most,
+        bound,
+        gains,
         found: Vec::new(),
     };
     search.extend(&mut Vec::new(), free, Cost::NONE);
-    let mut found = search.found;
-    found.sort();
-    found
+    search.found
+}
+
+/// The fewest pods that can give `wanted` free, resource by resource; `None` if all of them cannot.
+pub(super) fn fewest(requests: &[&Resources], wanted: &Resources, free: &Resources) -> Option<usize> {
+    let mut fewest = 0;
+    for (lane, wanted) in wanted.iter().filter(|(_, wanted)| *wanted > 0) {
+        let mut given: Vec<i64> = requests.iter().map(|request| request.get(&lane)).collect();
+        given.sort_unstable_by(|one, other| other.cmp(one));
+        let (mut free, mut given) = (free.get(&lane), given.into_iter());
+        let mut pods = 0;
+        while free < wanted {
+            free += given.next()?;
+            pods += 1;
+        }
+        fewest = fewest.max(pods);
+    }
+    Some(fewest)
 }
 
 struct Search<'a, T> {
     movable: &'a [Movable<T>],
     wanted: &'a Resources,
     most: usize,
+    /// Only cheaper sets are of use.
+    bound: Option<Cost>,
+    /// By how much restarts can become cheaper with more pods: users may say that some cost less than nothing.
+    gains: i64,
+    /// The cheapest so far, in order.
     found: Vec<(Cost, Vec<usize>)>,
 }
 
@@ -82,9 +109,12 @@ struct Search<'a, T> {
 
 impl<T> Search<'_, T> {
     fn extend(&mut self, chosen: &mut Vec<usize>, free: &Resources, cost: Cost) {
+        if self.is_too_dear(cost) {
+            return;
+        }
         if self.wanted.fits(free) {
             if self.is_minimal(chosen, free) {
-                self.found.push((cost, chosen.clone()));
+                self.keep(cost, chosen);
             }
             return;
         }
@@ -100,6 +130,27 @@ impl<T> Search<'_, T> {
             self.extend(chosen, &more, cost.with(pod));
             chosen.pop();
         }
+    }
+
+    /// Whether no set that begins at this cost is of use.
+    fn is_too_dear(&self, cost: Cost) -> bool {
+        let at_least = Cost {
+            restarts: cost.restarts.saturating_add(self.gains),
+            ..cost
+        };
+        let is_over = |bound: &Cost| at_least >= *bound;
+        let worst = self.found.get(MOST_SETS - 1).map(|(cost, _)| cost);
+        worst.is_some_and(is_over) || self.bound.as_ref().is_some_and(is_over)
+    }
+
+    fn keep(&mut self, cost: Cost, chosen: &[usize]) {
+        if self.bound.is_some_and(|bound| cost >= bound) {
+            return;
+        }
+        let set = (cost, chosen.to_vec());
+        let place = self.found.partition_point(|known| *known <= set);
+        self.found.insert(place, set);
+        self.found.truncate(MOST_SETS);
     }
 
     /// Whether each pod of the set is needed.
@@ -137,7 +188,7 @@ mod tests {
     /// The first set, as names of pods, sorted.
     fn cheapest(pods: &[(i64, i64, i64)], wanted: i64, free: i64, most: usize) -> Option<Vec<usize>> {
         let mut movable = mk_movable(pods);
-        let sets = sets(&mut movable, &cpu(wanted), &cpu(free), most);
+        let sets = sets(&mut movable, &cpu(wanted), &cpu(free), most, None);
         let (_, set) = sets.first()?;
         let mut names: Vec<usize> = set.iter().map(|index| movable[*index].pod).collect();
         names.sort_unstable();
@@ -197,7 +248,7 @@ mod tests {
     #[test]
     fn no_set_has_a_pod_too_many() {
         let mut movable = mk_movable(&[(1, 0, 0), (2, 0, 0), (3, 0, 0)]);
-        let sets = sets(&mut movable, &cpu(3), &cpu(0), 3);
+        let sets = sets(&mut movable, &cpu(3), &cpu(0), 3, None);
         let sets: Vec<_> = sets.into_iter().map(|(_, set)| set).collect();
         assert_eq!(sets, [vec![2], vec![0, 1]]);
     }
@@ -211,10 +262,10 @@ mod tests {
             i64::try_from(random >> 33).unwrap() % below
         };
         for round in 0..200 {
-            let pods: Vec<(i64, i64, i64)> = (0..8).map(|_| (1 + next(4), next(3), next(3))).collect();
+            let pods: Vec<(i64, i64, i64)> = (0..8).map(|_| (1 + next(4), next(3), next(5) - 2)).collect();
             let (wanted, free) = (3 + next(8), next(3));
             let mut movable = mk_movable(&pods);
-            let found = sets(&mut movable, &cpu(wanted), &cpu(free), 3)
+            let found = sets(&mut movable, &cpu(wanted), &cpu(free), 3, None)
                 .first()
                 .map(|(cost, _)| *cost);
             let subsets = (0_u32..256).filter(|subset| subset.count_ones() <= 3);
@@ -228,7 +279,21 @@ mod tests {
                 let cost = chosen.iter().fold(Cost::NONE, |cost, pod| cost.with(pod));
                 (free + given >= wanted).then_some(cost)
             });
-            assert_eq!(found, brute.min(), "round {round}: {pods:?} {wanted} {free}");
+            let brute = brute.min();
+            assert_eq!(found, brute, "round {round}: {pods:?} {wanted} {free}");
+            let least = fewest(
+                &movable.iter().map(|pod| &pod.request).collect::<Vec<_>>(),
+                &cpu(wanted),
+                &cpu(free),
+            );
+            if let Some(brute) = brute {
+                assert!(
+                    least.unwrap() <= brute.pods,
+                    "round {round}: {pods:?} {wanted} {free}"
+                );
+                let cheaper = sets(&mut movable, &cpu(wanted), &cpu(free), 3, Some(brute));
+                assert_eq!(cheaper, [], "nothing is cheaper than the cheapest");
+            }
         }
     }
 }

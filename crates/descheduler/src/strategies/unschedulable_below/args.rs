@@ -36,17 +36,11 @@ impl Args {
     /// # Errors
     /// What is wrong, and what to do about it.
     pub fn check(&self) -> Result<(), (String, String)> {
-        let of = |problem: &str, remedy: &str| Err((problem.to_owned(), remedy.to_owned()));
-        if !self.namespaces.include.is_empty() && !self.namespaces.exclude.is_empty() {
-            return of("namespaces has both include and exclude", "keep one of them");
-        }
         if self.max_pod_life_time_seconds == Some(0) {
-            return of(
-                "maxPodLifeTimeSeconds is 0: no pod would have time to start",
-                "give at least 1, or leave it out",
-            );
+            let problem = "maxPodLifeTimeSeconds is 0: no pod would have time to start".to_owned();
+            return Err((problem, "give at least 1, or leave it out".to_owned()));
         }
-        Ok(())
+        self.namespaces.check()
     }
 }
 
