@@ -83,6 +83,19 @@ bench-extender *args:
 bench-latency *args:
     cargo bench --package tensile-scheduler-extender --bench latency -- {{ args }}
 
+# What planning a round of the descheduler costs at scale: `just bench-descheduler [nodes pods]`, of each of ten clusters.
+bench-descheduler *args:
+    cargo bench --package tensile-descheduler --bench rounds -- {{ args }}
+
+# Hours of virtual time with and without the descheduler, as a table.
+simulation:
+    cargo test --package tensile-descheduler --test simulation -- --nocapture
+
+# Moves 50 x 10 replicas, and pods without owner under a descheduler killed 40 times between any two steps.
+descheduler-long owners='50' kills='10':
+    TENSILE_DESCHEDULER_OWNERS={{ owners }} TENSILE_DESCHEDULER_KILLS={{ kills }} \
+        cargo test --package e2e --test descheduler -- --nocapture
+
 # Reviews that the webhook answers per CPU-second.
 bench-webhook *args:
     cargo bench --package tensile-webhook --bench reviews -- {{ args }}
