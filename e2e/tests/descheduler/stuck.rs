@@ -1,4 +1,4 @@
-//! Pods that their lower cluster cannot run are moved to where they fit, and nothing else is.
+//! What is stuck below moves within two rounds, by a taint, a filled node, a cordoned node or its size; what fits nowhere stays.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,12 +10,17 @@ use e2e::virtual_node::{VirtualNode, VirtualNodeSpec};
 use e2e::webhook::{self, Webhook};
 use e2e::{Cluster, ClusterSpec, NodeTemplate, TestResult, support};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
+use tensile_core::names;
 
+/// A claim, and its volumes.
+const CLAIM: &str = "shared";
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Refusals count after two seconds.
@@ -139,6 +144,51 @@ async fn fill(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// A claim that has a volume in every cluster: in `a` of a zone where no node is, in `b` of any. The one in `b` is there as
+/// if a pod had used it: what a pod finds there is a part of where it fits.
+async fn volumes(ground: &Ground) -> Result<()> {
+    let in_zone = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [
+        {"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["elsewhere"]}
+    ]}]}});
+    for (cluster, affinity) in [
+        (&ground.upper, Value::Null),
+        (&ground.a, in_zone),
+        (&ground.b, Value::Null),
+    ] {
+        let volumes: Api<PersistentVolume> = Api::all(cluster.client().await?);
+        let spec = json!({
+            "storageClassName": "", "accessModes": ["ReadWriteMany"], "capacity": {"storage": "1Gi"},
+            "nfs": {"server": "nowhere", "path": "/"}, "nodeAffinity": affinity,
+        });
+        support::create(&volumes, json!({"metadata": {"name": CLAIM}, "spec": spec})).await?;
+    }
+    let spec = json!({
+        "storageClassName": "", "accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}},
+    });
+    let claims =
+        |client: &Client| Api::<PersistentVolumeClaim>::namespaced(client.clone(), &ground.namespace);
+    let above = support::create(
+        &claims(&ground.client),
+        json!({"metadata": {"name": CLAIM}, "spec": spec}),
+    )
+    .await?;
+    let below = ground.b.client().await?;
+    let namespaces: Api<Namespace> = Api::all(below.clone());
+    support::create(&namespaces, json!({"metadata": {"name": ground.namespace}})).await?;
+    let upper: Namespace = Api::all(ground.client.clone()).get("kube-system").await?;
+    let labels = json!({names::ORIGIN_CLUSTER: upper.metadata.uid, names::ORIGIN_UID: above.metadata.uid});
+    let claim = json!({"metadata": {"name": CLAIM, "labels": labels}, "spec": spec});
+    support::create(&claims(&below), claim).await?;
+    for client in [&ground.client, &below] {
+        support::await_condition("the claim to be bound", DEADLINE, || async {
+            let status = claims(client).get(CLAIM).await?.status.unwrap_or_default();
+            Ok((status.phase.as_deref() == Some("Bound")).then_some(()))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
 /// A Deployment of pods of so many CPUs that must go to a node with this label, where it is not empty.
 fn mk_deployment(name: &str, cpu: &str, label: &str) -> Value {
     let selector = if label.is_empty() {
@@ -207,7 +257,7 @@ impl Ground {
     }
 }
 
-fn is_refused(pod: &Pod) -> bool {
+pub(crate) fn is_refused(pod: &Pod) -> bool {
     let conditions = pod
         .status
         .iter()
@@ -249,6 +299,7 @@ fn uid(pods: &Pods, app: &str) -> Option<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_that_are_stuck_below_move_to_where_they_fit_and_others_stay() -> TestResult {
     let ground = mk_ground().await?;
+    volumes(&ground).await?;
     // In sum `va` has 9 CPUs, so that all of them are bound to it.
     for (name, cpu, label) in [
         ("large", "5", ""),
@@ -260,7 +311,11 @@ async fn pods_that_are_stuck_below_move_to_where_they_fit_and_others_stay() -> T
     ] {
         ground.deploy(mk_deployment(name, cpu, label)).await?;
     }
-    ground.refused(5).await?;
+    let mut zoned = mk_deployment("zoned", "100m", "");
+    zoned["spec"]["template"]["spec"]["volumes"] =
+        json!([{"name": "data", "persistentVolumeClaim": {"claimName": CLAIM}}]);
+    ground.deploy(zoned).await?;
+    ground.refused(6).await?;
     let before = ground.pods().await?;
     stay(&ground, &before).await?;
     // A second cluster joins.
@@ -280,9 +335,9 @@ async fn stay(ground: &Ground, before: &Pods) -> Result<()> {
     let alone = ground.descheduler(&["--descheduling-interval=1"])?;
     let first = alone.report_after(0).await?;
     let time = first["time"].as_u64().context("no time")?;
-    let report = support::await_condition("five pods to be due", DEADLINE, || async {
+    let report = support::await_condition("six pods to be due", DEADLINE, || async {
         let report = alone.report_after(time).await?;
-        Ok((report["stays"].as_array().map(Vec::len) == Some(5)).then_some(report))
+        Ok((report["stays"].as_array().map(Vec::len) == Some(6)).then_some(report))
     })
     .await?;
     assert_eq!(moves(&report), Vec::<String>::new(), "{report}");
@@ -305,9 +360,9 @@ async fn stay(ground: &Ground, before: &Pods) -> Result<()> {
 /// What fits in the second cluster is planned, and a dry run touches nothing. Returns its report.
 async fn plan(ground: &Ground, before: &Pods) -> Result<Value> {
     let dry = ground.descheduler(&["--descheduling-interval=1", "--dry-run"])?;
-    let planned = support::await_condition("a plan with four moves", DEADLINE, || async {
+    let planned = support::await_condition("a plan with five moves", DEADLINE, || async {
         let report = dry.report().await?;
-        ensure!(moves(&report).len() == 4, "{report}");
+        ensure!(moves(&report).len() == 5, "{report}");
         Ok(Some(report))
     })
     .await?;
@@ -351,14 +406,14 @@ async fn carry_out(ground: &Ground, real: &Descheduler, planned: &Value, before:
         Ok(Some(pods))
     })
     .await?;
-    for app in ["large", "tainted", "full", "cordoned"] {
+    for app in ["large", "tainted", "full", "cordoned", "zoned"] {
         assert_eq!(node(&after[app][0]), "vb", "{app}");
     }
     assert_eq!(uid(&after, "nowhere"), uid(before, "nowhere"));
     assert_eq!(uid(&after, "fine"), uid(before, "fine"));
     let maps: Api<ConfigMap> = Api::namespaced(ground.client.clone(), "tensile-system");
     let avoidance = maps.get("tensile-avoidance").await?.data.unwrap_or_default();
-    assert_eq!(avoidance.len(), 4, "one entry an owner: {avoidance:?}");
+    assert_eq!(avoidance.len(), 5, "one entry an owner: {avoidance:?}");
     assert!(
         avoidance.values().all(|nodes| nodes.starts_with("{\"va\":")),
         "{avoidance:?}"
