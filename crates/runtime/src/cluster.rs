@@ -16,14 +16,15 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::client::{Body, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
-use tower::{BoxError, ServiceBuilder};
+use tower::{BoxError, ServiceBuilder, ServiceExt};
 
 use tensile_core::names;
 
 use crate::requests::{self, Requests};
 use crate::shutdown::Shutdown;
 
-/// Time to connect. kube's own default of 30 s is longer than the grace that a cluster gets.
+/// Time to connect, TLS included: what accepts connections and is silent must not hold up all that follows, since
+/// HTTP/2 opens one connection at a time. kube's own default of 30 s is longer than the grace that a cluster gets.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// HTTP/2 ping interval and the time for its answer: a dead peer is noticed within 25 s.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
@@ -342,12 +343,19 @@ fn http2(config: &Config) -> Result<Client, ClusterError> {
         .enable_http1()
         .enable_http2()
         .wrap_connector(connector);
+    let connector = tower::service_fn(move |server: http::Uri| {
+        let connecting = https.clone().oneshot(server);
+        Box::pin(async move {
+            let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
+            connected.unwrap_or_else(|_| Err(BoxError::from("no connection in time")))
+        })
+    });
     let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .http2_keep_alive_interval(PING_INTERVAL)
         .http2_keep_alive_timeout(PING_TIMEOUT)
         .http2_keep_alive_while_idle(true)
-        .build(https);
+        .build(connector);
     let auth = config.auth_layer().map_err(ClusterError::Credentials)?;
     let headers = config.extra_headers_layer().map_err(ClusterError::Credentials)?;
     let service = ServiceBuilder::new()

@@ -147,6 +147,12 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         self.0.changed.notify_one();
     }
 
+    /// Lets every key that waits for another attempt run now, with its backoff begun anew: what made it fail is over.
+    pub fn hurry(&self) {
+        self.0.state.lock().hurry();
+        self.0.changed.notify_one();
+    }
+
     /// Sizes now.
     #[must_use]
     pub fn depth(&self) -> Depth {
@@ -313,6 +319,24 @@ impl<K: Clone + Eq + Hash> State<K> {
                 self.due.push_back(key);
             }
         }
+    }
+
+    fn hurry(&mut self) {
+        let jobs = &self.jobs;
+        let failed = |key: &K| jobs.get(key).is_some_and(|job| job.failures > 0);
+        let waiting = self.waiting.iter().filter(|(_, key)| failed(key));
+        let timers: Vec<u64> = waiting.map(|(timer, _)| *timer).collect();
+        for timer in timers {
+            let Some(key) = self.waiting.remove(&timer) else {
+                continue;
+            };
+            if let Some(job) = self.jobs.get_mut(&key) {
+                job.stage = Stage::Due;
+                self.due.push_back(key);
+            }
+        }
+        // Also of jobs that run: if they still fail for the old reason, that is soon tried again.
+        self.jobs.values_mut().for_each(|job| job.failures = 0);
     }
 
     fn finish(&mut self, key: &K, outcome: Outcome, now: Instant) {
@@ -491,6 +515,24 @@ mod tests {
         .await;
         assert_eq!(log, [("a", 0)]);
         assert_eq!(queue.depth(), Depth::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hurried_queue_retries_at_once_with_a_new_backoff_and_leaves_planned_times_alone() {
+        let queue = Queue::default();
+        queue.push("bad");
+        queue.push_after("planned", Duration::from_secs(60));
+        let log = record(&queue, 1, Duration::from_secs(7), |_, _| {
+            (Duration::ZERO, Outcome::Retry)
+        })
+        .await;
+        assert_eq!(log.len(), 5, "the next attempt is due after 7.75 s");
+        queue.hurry();
+        let log = record(&queue, 1, Duration::from_millis(300), |_, _| {
+            (Duration::ZERO, Outcome::Retry)
+        })
+        .await;
+        assert_eq!(log, [("bad", 0), ("bad", 250)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,10 +8,12 @@
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::pin::pin;
+use std::time::Duration;
 
 use futures::StreamExt;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, DefaultBackoff, Event, watcher};
 use kube::{Api, Resource};
 use prometheus::{IntCounterVec, Opts, Registry};
 use serde::de::DeserializeOwned;
@@ -23,6 +25,10 @@ use crate::key::Key;
 /// Failed starts in a row after which the resourceVersion is given up. One may be a server that restarts;
 /// with kube's backoff (0.8 s, doubling) three are about five seconds.
 const START_FAILURES: u32 = 3;
+
+/// Longest delay before a failed watch is tried again. kube's own go up to 30 s, and twice that with jitter: then a
+/// cluster that answers again would be out of date for longer than the 30 s within which all should agree.
+const MAX_DELAY: Duration = Duration::from_secs(5);
 
 /// What an index is told; always in order, never concurrently.
 #[derive(Clone, Debug)]
@@ -115,7 +121,7 @@ where
     }
 
     async fn until_stuck(&self, on: &mut impl FnMut(Change<K>)) {
-        let mut events = pin!(watcher(self.api.clone(), self.config.clone()).default_backoff());
+        let mut events = pin!(watcher(self.api.clone(), self.config.clone()).backoff(Capped::default()));
         let mut relist = Relist::default();
         let mut starts = 0;
         while let Some(event) = events.next().await {
@@ -149,6 +155,26 @@ where
     }
 }
 
+/// kube's delays, none longer than [`MAX_DELAY`].
+#[derive(Default)]
+struct Capped(DefaultBackoff);
+
+// === impl Capped ===
+
+impl Iterator for Capped {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next().map(|delay| delay.min(MAX_DELAY))
+    }
+}
+
+impl Backoff for Capped {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
 // === impl Relist ===
 
 impl Relist {
@@ -174,7 +200,6 @@ impl Relist {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use http::{Request, Response};
     use kube::Client;
@@ -250,6 +275,13 @@ mod tests {
             names = collect => names,
             () = tokio::time::sleep(Duration::from_secs(600)) => panic!("too few changes"),
         }
+    }
+
+    #[test]
+    fn no_delay_is_long() {
+        let delays: Vec<Duration> = Capped::default().take(20).collect();
+        assert_eq!(delays[19], MAX_DELAY);
+        assert!(delays[0] < MAX_DELAY);
     }
 
     #[tokio::test(start_paused = true)]
