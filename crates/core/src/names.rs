@@ -39,6 +39,8 @@ pub const SERVICE_ACCOUNT: &str = "tensile.dev/service-account";
 /// Annotation on upper pods and namespaces: what happens while the lower cluster cannot be reached
 /// (`evict`, `stay`, `never-duplicate`).
 pub const WHEN_UNREACHABLE: &str = "tensile.dev/when-unreachable";
+/// Value of [`WHEN_UNREACHABLE`]: nothing may replace the pod before it is known to be gone.
+pub const NEVER_DUPLICATE: &str = "never-duplicate";
 /// Annotation on upper pods: the lower node that the extender reserved.
 pub const PLACEMENT_HINT: &str = "tensile.dev/placement-hint";
 /// Annotation on upper pods: wanted shares per cluster or zone.

@@ -69,7 +69,8 @@ type LowerService = Slim<Services, Value, IgnoredAny>;
 // === impl Engine ===
 
 impl Engine {
-    /// Runs until the future is dropped. `members` is not empty.
+    /// Runs until the future is dropped, or the lower cluster was set back to an earlier state, after which nothing of
+    /// what is known here can be trusted. `members` is not empty.
     pub async fn run(&self, members: &[Member]) {
         let (reach, reachability) = watch::channel(Reachability::Reachable);
         let publishers: Vec<Arc<Publisher>> = members
@@ -95,8 +96,12 @@ impl Engine {
         );
         let show = show(reach.subscribe(), &self.reachable);
         let lower = self.lower.cluster.client.clone();
-        let watch_over = reach::watch_over(&self.id, lower, self.grace, reach);
-        tokio::join!(watches.run(), watch_over, show, silence, work);
+        let shared = || members.iter().map(|member| &member.context.shared);
+        let seen = || shared().map(|shared| shared.newest()).max().unwrap_or_default();
+        let answers_again = || shared().for_each(|shared| shared.hurry());
+        let watch_over = reach::watch_over(&self.id, lower, self.grace, reach, seen, answers_again);
+        let all = async { tokio::join!(watches.run(), show, silence, work) };
+        tokio::select! { _ = all => {} () = watch_over => {} }
     }
 
     /// Works for one virtual node.

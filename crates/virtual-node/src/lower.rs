@@ -239,8 +239,15 @@ impl LowerCluster {
         self.nodes.iter().for_each(|node| *node.current.lock() = None);
     }
 
-    /// Runs the virtual nodes until dropped.
+    /// Runs the virtual nodes until dropped; anew when the lower cluster was set back to an earlier state.
     async fn term(&self) {
+        loop {
+            self.run_engine().await;
+        }
+    }
+
+    /// Runs the virtual nodes until dropped, or until nothing of what is known can be trusted any more.
+    async fn run_engine(&self) {
         let identity = self.wait_for_identity().await;
         let capacity = Arc::default();
         let members: Vec<Member> = self

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -60,6 +61,8 @@ pub struct Shared {
     pub events: Queue<Key>,
     /// The lower nodes of all pools, and what others hold of them.
     pub capacity: Arc<Mutex<Capacity>>,
+    /// The highest resourceVersion of a lower pod that was seen.
+    newest: AtomicU64,
     settings: Arc<Settings>,
     metrics: Metrics,
 }
@@ -79,6 +82,7 @@ impl Shared {
             objects: Queue::default(),
             events: Queue::default(),
             capacity,
+            newest: AtomicU64::new(0),
             settings,
             metrics,
         })
@@ -99,6 +103,19 @@ impl Shared {
     #[must_use]
     pub fn node_names(&self) -> BTreeMap<String, bool> {
         self.capacity.lock().node_names(&self.settings.pool)
+    }
+
+    /// The highest resourceVersion of a lower pod that was seen.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.newest.load(Ordering::Relaxed)
+    }
+
+    /// The lower cluster answers again: what failed meanwhile is tried again at once.
+    pub fn hurry(&self) {
+        self.pods.hurry();
+        self.objects.hurry();
+        self.events.hurry();
     }
 
     /// The pods that run below, by their lower key: the upper key and UID.
@@ -155,6 +172,10 @@ impl Shared {
 
     /// Takes a change of a lower pod of this upper cluster; those of other virtual nodes are not ours.
     pub fn lower_pod(&self, change: Change<LowerPod>) {
+        if let Change::Apply(pod) | Change::Delete(pod) = &change {
+            let version = pods::version(pod.metadata.resource_version.as_deref());
+            self.newest.fetch_max(version, Ordering::Relaxed);
+        }
         match change {
             Change::Apply(pod) => {
                 if label(&pod.metadata, tensile_core::names::ORIGIN_NODE) == Some(&self.settings.node_name)

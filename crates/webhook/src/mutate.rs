@@ -236,7 +236,13 @@ fn changed(pod: &Pod, rules: &Rules, policy: WhenUnreachable, avoided: &[String]
         done.stash.encode()
     };
     let noted = (!avoided.is_empty()).then(|| avoided.join(","));
+    // What virtual nodes must know about the pod stands on it, whoever decided it.
+    let unreachable = match policy {
+        WhenUnreachable::NeverDuplicate => Some(names::NEVER_DUPLICATE.to_owned()),
+        _ => pod.annotation(names::WHEN_UNREACHABLE).map(str::to_owned),
+    };
     let annotations = [
+        (names::WHEN_UNREACHABLE, unreachable),
         (names::CLUSTER_SELECTOR, Some(stash)),
         (names::AVOIDED_NODES, noted),
     ];

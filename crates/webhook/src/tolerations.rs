@@ -26,7 +26,7 @@ impl WhenUnreachable {
         match text {
             "evict" => Some(Self::Evict),
             "stay" => Some(Self::Stay),
-            "never-duplicate" => Some(Self::NeverDuplicate),
+            names::NEVER_DUPLICATE => Some(Self::NeverDuplicate),
             _ => None,
         }
     }

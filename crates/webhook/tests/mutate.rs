@@ -284,6 +284,13 @@ fn the_nearest_word_about_unreachable_clusters_wins() {
         };
         let admitted = admit(&asked, &rules, &known);
         assert_eq!(seconds(&admitted.pod), wanted, "{pod:?} {known:?} {flag:?}");
+        let marked =
+            admitted.pod["metadata"]["annotations"][names::WHEN_UNREACHABLE] == names::NEVER_DUPLICATE;
+        let forbidden = flag == WhenUnreachable::NeverDuplicate || pod == Some(names::NEVER_DUPLICATE);
+        assert_eq!(
+            marked, forbidden,
+            "virtual nodes read it from the pod: {pod:?} {known:?} {flag:?}"
+        );
         assert_eq!(admitted.warnings.len(), warned, "{pod:?} {known:?} {flag:?}");
         assert_eq!(
             stash_of(&admitted.pod),

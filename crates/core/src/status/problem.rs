@@ -39,6 +39,12 @@ pub enum Problem {
         /// What failed.
         error: String,
     },
+    /// The pod must not run beside another of its owner, which is being deleted and may still run.
+    #[error("pod {pod} is not known to be gone yet, and this one must not run beside it (never-duplicate)")]
+    Predecessor {
+        /// Name of the other pod.
+        pod: String,
+    },
     /// The pod cannot be translated, or the lower cluster refuses it.
     #[error("{error}")]
     Refused {
@@ -69,6 +75,7 @@ impl Problem {
                 ..
             } => "PersistentVolumeClaimNotFound",
             Self::Dependency { .. } => "DependencyFailed",
+            Self::Predecessor { .. } => "WaitingForPredecessor",
             Self::Refused { .. } => "ProviderFailed",
         }
     }

@@ -33,6 +33,12 @@ impl Body {
         hash.finish()
     }
 
+    /// The metadata.
+    #[must_use]
+    pub fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
     /// The spec as JSON; null when it is none, which no API server sends.
     #[must_use]
     pub fn spec(&self) -> Value {

@@ -14,6 +14,7 @@ mod again;
 mod body;
 mod decide;
 mod index;
+mod predecessor;
 mod side;
 mod silence;
 mod stuck;

@@ -204,7 +204,7 @@ fn deletion(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMet
     })
 }
 
-/// A resourceVersion as a number. Since 1.35 the API promises that they can be compared; etcd's always could.
+/// A resourceVersion as a number, 0 if it is none. Since 1.35 the API promises that they can be compared; etcd's always could.
 pub(crate) fn version(text: Option<&str>) -> u64 {
     text.and_then(|text| text.parse().ok()).unwrap_or_default()
 }

@@ -17,7 +17,7 @@ use tensile_runtime::recorder::Note;
 use super::again::{Before, follow_upon};
 use super::side::version;
 use super::translation::Translated;
-use super::{Body, Ending, LowerPod, LowerSide, Step, UpperPod, decide, ending};
+use super::{Body, Ending, LowerPod, LowerSide, Step, UpperPod, decide, ending, predecessor};
 use crate::api::{self, ApiError};
 use crate::context::Context;
 use crate::objects::Need;
@@ -157,7 +157,7 @@ impl Worker {
                     return Ok(Next::Done);
                 };
                 match self.need(key, &references) {
-                    Need::Met => self.create(&target, &body, body_hash, &before).await,
+                    Need::Met => self.create_in_turn(&target, &body, body_hash, &before).await,
                     // Whoever makes the objects wakes this pod.
                     Need::Pending(objects) => {
                         objects
@@ -190,6 +190,23 @@ impl Worker {
 
     fn need(&self, key: &Key, references: &[tensile_core::refs::Reference]) -> Need {
         self.context.shared.lock().objects.need(key, references)
+    }
+
+    /// Makes the lower pod, unless another one must be gone first.
+    async fn create_in_turn(
+        &self,
+        target: &Target<'_>,
+        body: &Body,
+        body_hash: u64,
+        before: &Value,
+    ) -> Result<Next, ApiError> {
+        match predecessor::of(&self.context, target.key, target.uid, body).await? {
+            None => self.create(target, body, body_hash, before).await,
+            Some(pod) => {
+                self.refuse(target.key, &Problem::Predecessor { pod }).await?;
+                Ok(Next::Finish(Outcome::After(predecessor::INTERVAL)))
+            }
+        }
     }
 
     /// Makes the lower pod; `before` is the status that the upper pod had if it ran already, else null.
@@ -431,9 +448,10 @@ impl Worker {
         if confirm {
             let lower = api::get::<LowerPod>(&self.context.lower, &self.pods_below(key), &key.name).await?;
             let side = lower.map(LowerSide::new).filter(|side| *side.origin_uid == *uid);
-            if let Some(side) = side {
-                self.context.shared.lock().pods.apply_lower(key, side);
-                return Ok(Next::Again);
+            if side.is_some() {
+                // Its watch will show it. To believe this answer instead could undo what the watch has shown meanwhile,
+                // and nothing would come after that.
+                return Err(ApiError::Conflict("the lower pod exists after all".to_owned()));
             }
             tracing::info!(pod = %key, "the lower pod was deleted in the lower cluster; deleting the upper pod");
         }
