@@ -35,9 +35,16 @@ test-unit *args:
 test-live target='*':
     TENSILE_REQUIRE=real-nodes cargo test --package e2e --test '{{ target }}'
 
-# Kills the virtual-node process in bursts of pods for so many rounds; CI does three.
-faults rounds='20':
-    TENSILE_FAULT_ROUNDS={{ rounds }} cargo test --package e2e --test clusters -- faults --nocapture
+# Every fault of docs/faults.md for as long as it says, about an hour; CI does some seconds of each. Writes the table.
+faults:
+    TENSILE_FAULTS=full TENSILE_FAULTS_OUT="$PWD/target/faults.md" \
+        cargo test --package e2e --test faults -- no_fault --nocapture
+
+# Life cycle, logs and exec with lower clusters of an older minor (built once, six minutes), then with an upper one.
+old-minor:
+    TENSILE_OLDER=-lower,-first,-second cargo test --package e2e --test lifecycle --test virtual_node
+    TENSILE_OLDER=rights-lower cargo test --package e2e --test chart -- roles
+    TENSILE_OLDER=-upper cargo test --package e2e --test lifecycle --test virtual_node
 
 # Two lower clusters behind one upper cluster, with a workload; Ctrl-C ends it. `just demo --once` ends by itself.
 demo *args:
@@ -70,6 +77,11 @@ bench-clusters *args:
 # What a virtual node costs streams: throughput and memory, against the lower API server alone; needs real nodes.
 bench-streams *args:
     cargo bench --package e2e --bench streams -- {{ args }}
+
+# How soon 200 status changes a second are passed on, and memory with 10 000 pods in one cluster and in ten.
+bench-status:
+    cargo bench --package e2e --bench offload -- --figures stream
+    cargo bench --package e2e --bench offload -- --figures memory
 
 # What the placement model costs at scale: `just bench-placement [clusters nodes pods]`.
 bench-placement *args:

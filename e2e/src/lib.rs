@@ -34,6 +34,7 @@ mod real;
 pub mod rights;
 mod run;
 mod spec;
+mod store;
 pub mod support;
 pub mod virtual_node;
 pub mod webhook;

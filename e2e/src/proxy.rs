@@ -24,8 +24,19 @@ pub enum Fault {
     Cut,
     /// Accepts connections and keeps them, but passes nothing on, as a network that loses packets does.
     HalfOpen,
+    /// What the client sends does not arrive; it gets no answer, and the server does not know that it was asked.
+    Unheard,
+    /// What the server sends does not arrive: requests are carried out, and the client never learns it.
+    Unanswered,
     /// Passes every chunk on after this time, in both directions.
     Delay(Duration),
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    ToServer,
+    ToClient,
 }
 
 /// A proxy on a port of loopback; it ends when dropped, and its connections with it.
@@ -34,6 +45,20 @@ pub struct FaultProxy {
     address: SocketAddr,
     fault: watch::Sender<Fault>,
     listener: JoinHandle<()>,
+}
+
+// === impl Fault ===
+
+impl Fault {
+    /// Whether bytes wait until it has passed.
+    fn holds(self, way: Way) -> bool {
+        match self {
+            Self::HalfOpen => true,
+            Self::Unheard => way == Way::ToServer,
+            Self::Unanswered => way == Way::ToClient,
+            Self::None | Self::Cut | Self::Delay(_) => false,
+        }
+    }
 }
 
 // === impl FaultProxy ===
@@ -87,12 +112,12 @@ async fn serve(listener: TcpListener, upstream: SocketAddr, faults: watch::Recei
 async fn connect(client: TcpStream, upstream: SocketAddr, mut faults: watch::Receiver<Fault>) -> Result<()> {
     let mut cut = faults.clone();
     let serve = async move {
-        pass(&mut faults).await?;
+        pass(&mut faults, Way::ToServer).await?;
         let server = TcpStream::connect(upstream).await?;
         let (client_reader, client_writer) = client.into_split();
         let (server_reader, server_writer) = server.into_split();
-        let up = pump(client_reader, server_writer, faults.clone());
-        let down = pump(server_reader, client_writer, faults);
+        let up = pump(client_reader, server_writer, faults.clone(), Way::ToServer);
+        let down = pump(server_reader, client_writer, faults, Way::ToClient);
         tokio::try_join!(up, down).map(drop)
     };
     tokio::select! {
@@ -106,11 +131,12 @@ async fn pump(
     mut reader: impl AsyncRead + Unpin,
     mut writer: impl AsyncWrite + Unpin,
     mut faults: watch::Receiver<Fault>,
+    way: Way,
 ) -> Result<()> {
     let mut chunk = vec![0; CHUNK];
     loop {
         let length = reader.read(&mut chunk).await?;
-        pass(&mut faults).await?;
+        pass(&mut faults, way).await?;
         if length == 0 {
             return Ok(writer.shutdown().await?);
         }
@@ -119,8 +145,8 @@ async fn pump(
 }
 
 /// Returns when bytes may pass.
-async fn pass(faults: &mut watch::Receiver<Fault>) -> Result<()> {
-    let fault = *faults.wait_for(|fault| *fault != Fault::HalfOpen).await?;
+async fn pass(faults: &mut watch::Receiver<Fault>, way: Way) -> Result<()> {
+    let fault = *faults.wait_for(|fault| !fault.holds(way)).await?;
     if let Fault::Delay(delay) = fault {
         tokio::time::sleep(delay).await;
     }
@@ -190,6 +216,30 @@ mod tests {
                 .unwrap(),
             1
         );
+    }
+
+    #[tokio::test]
+    async fn one_way_may_be_silent_while_the_other_is_not() {
+        let cases = [
+            (Fault::None, false, false),
+            (Fault::Cut, false, false),
+            (Fault::HalfOpen, true, true),
+            (Fault::Unheard, true, false),
+            (Fault::Unanswered, false, true),
+        ];
+        for (fault, to_server, to_client) in cases {
+            let held = (fault.holds(Way::ToServer), fault.holds(Way::ToClient));
+            assert_eq!(held, (to_server, to_client), "{fault:?}");
+        }
+        let proxy = mk_proxy().await;
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        for fault in [Fault::Unheard, Fault::Unanswered] {
+            proxy.set(fault);
+            assert_eq!(echo(&mut stream, IMPATIENCE).await, None, "{fault:?}");
+            proxy.set(Fault::None);
+            let answer = tokio::time::timeout(PATIENCE, stream.read(&mut [0])).await;
+            assert_eq!(answer.unwrap().unwrap(), 1, "{fault:?}");
+        }
     }
 
     #[tokio::test]

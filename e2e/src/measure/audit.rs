@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::Cluster;
@@ -53,6 +54,8 @@ struct Event<'a> {
     #[serde(borrow)]
     object_ref: Option<ObjectRef<'a>>,
     response_status: Option<ResponseStatus>,
+    #[serde(borrow, default)]
+    request_received_timestamp: Cow<'a, str>,
 }
 
 #[derive(Deserialize)]
@@ -67,6 +70,10 @@ struct ObjectRef<'a> {
     resource: Cow<'a, str>,
     #[serde(borrow, default)]
     subresource: Cow<'a, str>,
+    #[serde(borrow, default)]
+    namespace: Cow<'a, str>,
+    #[serde(borrow, default)]
+    name: Cow<'a, str>,
 }
 
 #[derive(Deserialize)]
@@ -97,29 +104,83 @@ impl AuditLog {
     /// # Errors
     /// The log cannot be read, or a line of it is no audit event.
     pub fn requests(&self) -> Result<Requests> {
+        Requests::parse(self.open()?)
+    }
+
+    /// How often pods were made since in a namespace, by their names.
+    ///
+    /// # Errors
+    /// As [`AuditLog::requests`].
+    pub fn pods_made(&self, namespace: &str) -> Result<BTreeMap<String, usize>> {
+        let mut made = BTreeMap::new();
+        each_finished(self.open()?, |event| {
+            let pod = event.object_ref.as_ref().filter(|object| {
+                object.resource == "pods" && object.subresource.is_empty() && object.namespace == namespace
+            });
+            let done = event
+                .response_status
+                .as_ref()
+                .is_some_and(|status| status.code < 400);
+            if let Some(pod) = pod.filter(|_| done && event.verb == "create") {
+                *made.entry(pod.name.to_string()).or_default() += 1;
+            }
+        })?;
+        Ok(made)
+    }
+
+    /// When each pod's status was first patched since by a user, in a namespace, by the names of the pods. It is the time
+    /// at which the API server got the request.
+    ///
+    /// # Errors
+    /// As [`AuditLog::requests`].
+    pub fn status_patches(&self, user: &str, namespace: &str) -> Result<BTreeMap<String, Timestamp>> {
+        let mut patches = BTreeMap::new();
+        each_finished(self.open()?, |event| {
+            let pod = event.object_ref.as_ref().filter(|object| {
+                object.resource == "pods" && object.subresource == "status" && object.namespace == namespace
+            });
+            if let Some(pod) = pod.filter(|_| event.verb == "patch" && event.user.username == user) {
+                // Every event has one; what cannot be read was never received.
+                if let Ok(received) = event.request_received_timestamp.parse() {
+                    patches.entry(pod.name.to_string()).or_insert(received);
+                }
+            }
+        })?;
+        Ok(patches)
+    }
+
+    fn open(&self) -> Result<BufReader<File>> {
         let mut file =
             File::open(&self.path).with_context(|| format!("cannot read {}", self.path.display()))?;
         file.seek(SeekFrom::Start(self.from))?;
-        Requests::parse(BufReader::with_capacity(1 << 16, file))
+        Ok(BufReader::with_capacity(1 << 16, file))
     }
+}
+
+/// Reads the events of requests that were answered.
+fn each_finished(mut log: impl BufRead, mut on: impl FnMut(&Event<'_>)) -> Result<()> {
+    let mut line = String::new();
+    // A last line without an end is still being written.
+    while log.read_line(&mut line)? > 0 && line.ends_with('\n') {
+        let event: Event<'_> =
+            serde_json::from_str(&line).with_context(|| format!("not an audit event: {line}"))?;
+        // Watches have a stage of their own for the start of the answer.
+        if event.stage == "ResponseComplete" {
+            on(&event);
+        }
+        line.clear();
+    }
+    Ok(())
 }
 
 // === impl Requests ===
 
 impl Requests {
-    fn parse(mut log: impl BufRead) -> Result<Self> {
+    fn parse(log: impl BufRead) -> Result<Self> {
         let mut requests = Self::default();
-        let mut line = String::new();
-        // A last line without an end is still being written.
-        while log.read_line(&mut line)? > 0 && line.ends_with('\n') {
-            let event: Event<'_> =
-                serde_json::from_str(&line).with_context(|| format!("not an audit event: {line}"))?;
-            // Watches have a stage of their own for the start of the answer.
-            if event.stage == "ResponseComplete" {
-                *requests.0.entry(Request::from(&event)).or_default() += 1;
-            }
-            line.clear();
-        }
+        each_finished(log, |event| {
+            *requests.0.entry(Request::from(event)).or_default() += 1;
+        })?;
         Ok(requests)
     }
 
@@ -250,6 +311,35 @@ mod tests {
                 .iter()
                 .all(|(request, _)| request.user == "vn" && request.agent == "kube")
         );
+    }
+
+    #[test]
+    fn pods_are_counted_by_name_and_status_patches_dated() {
+        let path = std::env::temp_dir().join(format!("tensile-audit-{}", std::process::id()));
+        let pod = r#"{"resource":"pods","namespace":"n","name":"a"}"#;
+        let status = r#"{"resource":"pods","namespace":"n","name":"a","subresource":"status"}"#;
+        let received = r#""requestReceivedTimestamp":"2026-01-01T00:00:00.000001Z","stage""#;
+        let lines = [
+            mk_event("ResponseComplete", "create", pod, 201),
+            mk_event("ResponseComplete", "create", pod, 409),
+            mk_event(
+                "ResponseComplete",
+                "create",
+                &pod.replace(r#""n""#, r#""m""#),
+                201,
+            ),
+            mk_event("ResponseComplete", "patch", status, 200).replacen(r#""stage""#, received, 1),
+            mk_event("ResponseComplete", "patch", status, 200),
+        ];
+        std::fs::write(&path, lines.join("\n") + "\n").unwrap();
+        let log = AuditLog {
+            path: path.clone(),
+            from: 0,
+        };
+        let (made, patched) = (log.pods_made("n"), log.status_patches("vn", "n"));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(made.unwrap(), BTreeMap::from([("a".to_owned(), 1)]));
+        assert_eq!(patched.unwrap()["a"].as_microsecond() % 1_000_000, 1);
     }
 
     #[test]

@@ -170,7 +170,9 @@ impl Table {
         title + &line(&self.header) + &line(&rule) + &self.rows.iter().map(line).collect::<String>()
     }
 
-    fn markdown(&self) -> String {
+    /// For docs/.
+    #[must_use]
+    pub fn markdown(&self) -> String {
         let line = |row: &Vec<String>| {
             let cells: Vec<String> = row.iter().map(|cell| cell.replace('|', "\\|")).collect();
             format!("| {} |\n", cells.join(" | "))
