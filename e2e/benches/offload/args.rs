@@ -34,12 +34,29 @@ pub(crate) struct Args {
     /// Status changes that are timed one by one [default: 200, in a trial 20].
     #[arg(long, env = "TENSILE_BENCH_CHANGES")]
     pub(crate) changes: Option<usize>,
+    /// Which figures.
+    #[arg(long, env = "TENSILE_BENCH_FIGURES", value_enum, default_value_t = Figures::Offload)]
+    pub(crate) figures: Figures,
+    /// Status changes a second of the stream.
+    #[arg(long, env = "TENSILE_BENCH_CHANGE_RATE", default_value_t = 200)]
+    pub(crate) changes_per_second: u32,
     /// A file for the report as Markdown; relative to the root of the repository.
     #[arg(long, env = "TENSILE_BENCH_OUT")]
     pub(crate) out: Option<PathBuf>,
     /// Given by `cargo bench`; without it, as from `cargo test --benches`, nothing is measured.
     #[arg(long, hide = true)]
     pub(crate) bench: bool,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Figures {
+    /// A virtual node against both clusters alone.
+    Offload,
+    /// A steady stream of status changes.
+    Stream,
+    /// Memory with twice the pods of a full run, in one cluster and in ten.
+    Memory,
 }
 
 /// What a pod brings along.
@@ -89,6 +106,11 @@ impl Args {
     /// Status changes that are timed one by one.
     pub(crate) fn changes(&self) -> usize {
         self.scaled(self.changes, 200, 20).max(1)
+    }
+
+    /// Pods of the stream of status changes: ten seconds of them, each changed once.
+    pub(crate) fn stream_pods(&self) -> usize {
+        usize::try_from(self.changes_per_second).map_or(usize::MAX, |rate| rate.saturating_mul(10))
     }
 
     /// Where the Markdown goes; benchmarks run in the folder of their crate.

@@ -11,14 +11,16 @@ mod burst;
 mod ground;
 mod latency;
 mod load;
+mod many;
 mod resident;
+mod stream;
 mod usage;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use e2e::measure::{Report, describe_machine};
 
-use args::Args;
+use args::{Args, Figures};
 use burst::Bursts;
 use ground::Ground;
 use latency::Paced;
@@ -60,8 +62,12 @@ async fn report(args: &Args) -> Result<()> {
 }
 
 fn facts(args: &Args) -> Vec<String> {
+    let machine = format!("measured at {} on {}", ground::now(), describe_machine());
+    if args.figures == Figures::Memory {
+        return vec![machine, many::FACT.to_owned()];
+    }
     let mut facts = vec![
-        format!("measured at {} on {}", ground::now(), describe_machine()),
+        machine,
         format!(
             "an upper and a lower cluster, each with {} kwok nodes, both with audit logs, on this machine together",
             args.nodes
@@ -76,7 +82,7 @@ fn facts(args: &Args) -> Vec<String> {
             "each pod with a service-account token, and a ConfigMap and a Secret that all share".to_owned(),
         );
     }
-    if !args.is_full() {
+    if !args.is_full() && args.figures == Figures::Offload {
         facts.push(format!(
             "a trial with {} pods: the goals are meant for {}",
             args.pods,
@@ -87,7 +93,13 @@ fn facts(args: &Args) -> Vec<String> {
 }
 
 async fn measure(args: &Args, report: &mut Report) -> Result<()> {
+    if args.figures == Figures::Memory {
+        return many::measure(args, report).await;
+    }
     let ground = Ground::start(args.nodes, args.workload).await?;
+    if args.figures == Figures::Stream {
+        return stream::measure(&ground, args, report).await;
+    }
     // Its figures come after those of the bursts, in the middle of which they are measured.
     let mut resident = Report::default();
     let bursts = bursts(&ground, args, report, &mut resident).await;

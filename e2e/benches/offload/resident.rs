@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use e2e::measure::{Line, PodWatch, Report, Request, Requests, Samples};
 use e2e::virtual_node::VirtualNode;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
 use serde_json::json;
 
 use crate::args::Args;
@@ -69,7 +69,8 @@ pub(crate) async fn status_changes(ground: &Ground, args: &Args, report: &mut Re
     for number in 0..args.changes() {
         let message = format!("change {number}");
         let at = Instant::now();
-        change_status(ground, &format!("pod-{}", number % args.pods), &message).await?;
+        let pod = format!("pod-{}", number % args.pods);
+        change_status(ground.client(Side::Lower), &pod, &message).await?;
         sent.push((message, at));
         let arrived = number + 1;
         for watch in [&upper, &lower] {
@@ -127,7 +128,7 @@ pub(crate) async fn restart(
     let changed = CHANGED_MEANWHILE.min(pods / 10).max(1);
     for number in 0..changed {
         let pod = format!("pod-{}", number * (pods / changed));
-        change_status(ground, &pod, &format!("while down {number}")).await?;
+        change_status(ground.client(Side::Lower), &pod, &format!("while down {number}")).await?;
     }
     let audit = ground.audit()?;
     let started = Instant::now();
@@ -167,14 +168,15 @@ pub(crate) async fn restart(
 }
 
 /// Sets the message of a lower pod's status, which nothing else does for pods that run.
-async fn change_status(ground: &Ground, pod: &str, message: &str) -> Result<()> {
-    let pods: Api<Pod> = Api::namespaced(ground.client(Side::Lower).clone(), Side::Through.namespace());
+pub(crate) async fn change_status(lower: &Client, pod: &str, message: &str) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(lower.clone(), Side::Through.namespace());
     let patch = Patch::Merge(json!({"status": {"message": message}}));
     pods.patch_status(pod, &PatchParams::default(), &patch).await?;
     Ok(())
 }
 
-fn millis(from: Instant, to: Instant) -> f64 {
+/// Milliseconds from one moment to another, negative when that came first.
+pub(crate) fn millis(from: Instant, to: Instant) -> f64 {
     let later = to.saturating_duration_since(from).as_secs_f64();
     let earlier = from.saturating_duration_since(to).as_secs_f64();
     (later - earlier) * 1000.0
