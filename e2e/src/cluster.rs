@@ -65,7 +65,10 @@ impl Cluster {
     /// # Errors
     /// The binaries cannot be obtained, or a component does not become ready; its logs are kept.
     pub async fn start(spec: ClusterSpec) -> Result<Self> {
-        let binaries = Binaries::obtain().await?;
+        let mut binaries = Binaries::obtain().await?;
+        if spec.is_older() {
+            binaries = binaries.older().await?;
+        }
         let mut attempt = 1;
         loop {
             let cluster = Self::prepare(spec.clone(), binaries.clone()).await?;

@@ -2,6 +2,10 @@
 
 use serde_json::Value;
 
+/// Environment variable: ends of the names of clusters whose control plane is of an older minor, separated by commas,
+/// such as `-lower`.
+const OLDER_VARIABLE: &str = "TENSILE_OLDER";
+
 /// A cluster to start: by default a whole control plane on loopback, without nodes.
 #[derive(Clone, Debug)]
 pub struct ClusterSpec {
@@ -105,6 +109,12 @@ impl ClusterSpec {
         self
     }
 
+    /// Whether [`OLDER_VARIABLE`] names it.
+    pub(crate) fn is_older(&self) -> bool {
+        let ends = std::env::var(OLDER_VARIABLE).unwrap_or_default();
+        is_named(&self.name, &ends)
+    }
+
     /// Adds arguments of kube-apiserver.
     #[must_use]
     pub fn api_server_args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
@@ -118,5 +128,28 @@ impl ClusterSpec {
         self.controller_manager_args
             .extend(args.into_iter().map(Into::into));
         self
+    }
+}
+
+fn is_named(name: &str, ends: &str) -> bool {
+    ends.split(',').any(|end| !end.is_empty() && name.ends_with(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clusters_are_named_by_the_ends_of_their_names() {
+        let cases = [
+            ("", false),
+            ("-lower", true),
+            ("-upper", false),
+            ("-upper,-lower", true),
+            (",", false),
+        ];
+        for (ends, expected) in cases {
+            assert_eq!(is_named("logs-lower", ends), expected, "{ends}");
+        }
     }
 }

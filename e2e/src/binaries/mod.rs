@@ -27,6 +27,8 @@ static OBTAINED: OnceCell<Binaries> = OnceCell::const_new();
 pub struct Binaries {
     /// Folders of the modules that clusters need, in the order of [`CONTROL_PLANE`].
     folders: Arc<[PathBuf]>,
+    /// The folder of the older minor, whose control plane takes the place of the current one.
+    older: Option<PathBuf>,
 }
 
 // === impl Binaries ===
@@ -48,8 +50,24 @@ impl Binaries {
         obtained.await.cloned()
     }
 
+    /// These, with the control plane of an older minor of Kubernetes; built within six minutes when asked for first.
+    ///
+    /// # Errors
+    /// As [`Binaries::obtain`].
+    pub async fn older(self) -> Result<Self> {
+        let mut older = None;
+        for name in recipe::OLDER {
+            let path = extra(&format!("{}{name}", recipe::OLD)).await?;
+            older = path.parent().map(Path::to_owned);
+        }
+        Ok(Self { older, ..self })
+    }
+
     /// The path of one binary, such as `kubectl`.
     pub fn path(&self, name: &str) -> PathBuf {
+        if let Some(older) = self.older.as_ref().filter(|_| recipe::OLDER.contains(&name)) {
+            return older.join(format!("{}{name}", recipe::OLD));
+        }
         let module = Recipe::named(name).map_or("", |recipe| recipe.module);
         self.folder(module).join(name)
     }
@@ -71,6 +89,7 @@ impl Binaries {
         });
         Ok(Self {
             folders: folders.collect::<Result<_>>()?,
+            older: None,
         })
     }
 }

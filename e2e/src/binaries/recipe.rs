@@ -2,7 +2,7 @@
 
 /// The Go modules, embedded so that a built test binary does not need the source tree. The first two are all that
 /// clusters are made of; the others are built when a test asks for them.
-pub(super) const MODULES: [Module; 4] = [
+pub(super) const MODULES: [Module; 5] = [
     Module {
         name: "kubernetes",
         go_mod: include_str!("../../control-plane/kubernetes/go.mod"),
@@ -25,6 +25,12 @@ pub(super) const MODULES: [Module; 4] = [
         )],
     },
     Module {
+        name: "old-kubernetes",
+        go_mod: include_str!("../../control-plane/old-kubernetes/go.mod"),
+        go_sum: include_str!("../../control-plane/old-kubernetes/go.sum"),
+        sources: &[],
+    },
+    Module {
         name: "old-kubectl",
         go_mod: include_str!("../../control-plane/old-kubectl/go.mod"),
         go_sum: include_str!("../../control-plane/old-kubectl/go.sum"),
@@ -35,8 +41,13 @@ pub(super) const MODULES: [Module; 4] = [
 /// Modules that every cluster needs.
 pub(super) const CONTROL_PLANE: [&str; 2] = ["kubernetes", "tools"];
 
+/// What clusters of an older minor have of their own; built with the prefix [`OLD`].
+pub(super) const OLDER: [&str; 3] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+/// Prefix of binaries of older minors.
+pub(super) const OLD: &str = "old-";
+
 /// Every binary, in the order of building.
-pub(super) const RECIPES: [Recipe; 12] = [
+pub(super) const RECIPES: [Recipe; 15] = [
     Recipe::new("tools", "etcd", "go.etcd.io/etcd/server/v3"),
     Recipe::new(
         "kubernetes",
@@ -69,6 +80,21 @@ pub(super) const RECIPES: [Recipe; 12] = [
         "tensile.dev/e2e/control-plane/extras/coredns",
     ),
     Recipe::new("old-kubectl", "old-kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+    Recipe::new(
+        "old-kubernetes",
+        "old-kube-apiserver",
+        "k8s.io/kubernetes/cmd/kube-apiserver",
+    ),
+    Recipe::new(
+        "old-kubernetes",
+        "old-kube-controller-manager",
+        "k8s.io/kubernetes/cmd/kube-controller-manager",
+    ),
+    Recipe::new(
+        "old-kubernetes",
+        "old-kube-scheduler",
+        "k8s.io/kubernetes/cmd/kube-scheduler",
+    ),
 ];
 
 /// Go module path of kwok, whose manifests are copied out of the module.
@@ -192,7 +218,11 @@ mod tests {
 
     #[test]
     fn kubernetes_binaries_report_the_version_of_their_module() {
-        for (module, minor) in [("kubernetes", "1.36."), ("old-kubectl", "1.29.")] {
+        for (module, minor) in [
+            ("kubernetes", "1.36."),
+            ("old-kubernetes", "1.33."),
+            ("old-kubectl", "1.29."),
+        ] {
             let flags = Module::named(module).unwrap().linker_flags();
             for package in VERSION_PACKAGES {
                 assert!(
