@@ -130,11 +130,30 @@ load seconds='60':
 chart:
     cargo test --package e2e --test chart
 
-# The image of the Dockerfile with all binaries, by docker or whatever TENSILE_BUILDER names: `just image NAME`.
-image name='tensile:0.1.0': build
+# Second opinions on the chart: Kubernetes' schemas of each minor version, and checkov. Python's venv is needed.
+lint-chart:
+    charts/lint
+
+# Installs, upgrades, rolls back and removes in every way, also what takes minutes.
+install-long:
+    TENSILE_INSTALL_LONG=1 TENSILE_REQUIRE=real-nodes cargo test --package e2e --test install -- --nocapture
+
+# The image of the Dockerfile with all binaries, by docker, podman or buildah (TENSILE_BUILDER): `just image NAME`. The same
+# binaries make the same image, to the bit: nothing in it has a time of its own.
+image name='tensile:0.1.0': image-binaries
+    case "${TENSILE_BUILDER:=docker}" in \
+    docker) SOURCE_DATE_EPOCH=0 docker buildx build --output type=docker,rewrite-timestamp=true --tag {{ name }} . ;; \
+    *) "$TENSILE_BUILDER" build --timestamp 0 --tag {{ name }} . ;; \
+    esac
+
+# The test `install` with the release binaries in the image, which must be smaller than 60 MB then.
+image-check: image-binaries
+    TENSILE_IMAGE_BINARIES="$PWD/target/image" TENSILE_REQUIRE=real-nodes cargo test --package e2e --test install -- --nocapture
+
+# What goes into the image.
+image-binaries: build
     install -D --target-directory target/image target/release/tensile-{virtual-node,webhook,scheduler-extender,descheduler} \
         target/release/kubectl-tensile
-    ${TENSILE_BUILDER:-docker} build --tag {{ name }} .
 
 # Release binaries in target/release.
 build:

@@ -15,32 +15,24 @@ fn chart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/tensile")
 }
 
-/// Applies the chart's roles for virtual nodes called `vn-<cluster>`, to be used in an upper cluster; returns a
-/// kubeconfig with them.
+/// Applies the chart's roles for virtual nodes, to be used in an upper cluster; returns a kubeconfig with them.
 ///
 /// # Errors
 /// helm cannot be run, or the API server refuses what it made.
-pub async fn for_upper(upper: &Cluster, clusters: &[&str]) -> Result<PathBuf> {
-    for_upper_with(upper, clusters, &[]).await
+pub async fn for_upper(upper: &Cluster) -> Result<PathBuf> {
+    for_upper_with(upper, &[]).await
 }
 
 /// As [`for_upper`], with further values of the chart, as `helm --set` takes them.
 ///
 /// # Errors
 /// As [`for_upper`].
-pub async fn for_upper_with(upper: &Cluster, clusters: &[&str], values: &[&str]) -> Result<PathBuf> {
+pub async fn for_upper_with(upper: &Cluster, values: &[&str]) -> Result<PathBuf> {
     let mut command = Command::new(Binaries::obtain().await?.path("helm"));
     command.args(["template", "tensile", "--no-hooks"]).arg(chart());
     command.args(["--namespace", NAMESPACE, "--set", "webhook.enabled=false"]);
     for value in values {
         command.args(["--set", value]);
-    }
-    for (number, cluster) in clusters.iter().enumerate() {
-        let entry = format!("virtualNode.clusters[{number}]");
-        command.args([
-            "--set",
-            &format!("{entry}.name={cluster},{entry}.secretName={cluster}"),
-        ]);
     }
     let output = command.output().await.context("cannot run helm")?;
     ensure!(

@@ -26,16 +26,13 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// The release's namespace, which the components take from there.
 const NAMESPACE: &str = "tensile-system";
 
-const CLUSTER_A: &str = "virtualNode.clusters[0].name=a,virtualNode.clusters[0].secretName=lower-a";
-
 /// What can be switched, as values; all combinations of them are tried.
 const SWITCHES: [&str; 7] = [
     "virtualNode.enabled=false",
     "webhook.enabled=false",
-    "virtualNode.clusters[0].name=a,virtualNode.clusters[0].secretName=lower-a,\
-     virtualNode.clusters[1].name=b,virtualNode.clusters[1].secretName=lower-b,virtualNode.clusters[1].nodeName=west,\
-     virtualNode.clusters[1].clusterID=W,virtualNode.clusters[1].nodeLabel=team:blue,\
-     virtualNode.clusters[1].extraArgs[0]=--pod-workers=8",
+    "clusters[0].id=a,clusters[0].kubeconfig=a,clusters[1].id=b,clusters[1].kubeconfig=b,\
+     clusters[1].nodes[0].name=b-gpu,clusters[1].nodes[0].selector.matchLabels.gpu=yes,\
+     clusters[1].overrides[0].patch[0].op=remove",
     "descheduler.enabled=true,descheduler.dryRun=true,descheduler.policy.apiVersion=descheduler/v1alpha2",
     "scheduler.enabled=true",
     "webhook.tls.secretName=cert,webhook.tls.caBundle=ca,virtualNode.tlsSecretName=cert,scheduler.tlsSecretName=cert,webhook.replicas=1,\
@@ -44,7 +41,8 @@ const SWITCHES: [&str; 7] = [
      imagePullSecrets[0].name=pull,fullnameOverride=other,image.tag=v1,ignoreSelectorKeys={a,b},\
      scheduler.mode=replacement",
     "networkPolicy.enabled=true,monitoring.podMonitor.enabled=true,monitoring.alerts.enabled=true,\
-     monitoring.dashboard.enabled=true,test.enabled=false",
+     monitoring.dashboard.enabled=true,test.enabled=false,uninstall.leave=false,virtualNode.replicas=1,\
+     virtualNode.extraArgs[0]=--pod-workers=8",
 ];
 
 /// Kinds of the Prometheus operator, as far as an API server must know them.
@@ -149,7 +147,10 @@ async fn an_api_server_takes_every_combination_of_switches() -> TestResult {
     .await
     .map(|answer| {
         for expected in [
-            "deployment.apps/tensile-vn-b",
+            "deployment.apps/tensile-virtual-node",
+            "secret/tensile-cluster-b",
+            "job.batch/tensile-leave",
+            "validatingadmissionpolicy.admissionregistration.k8s.io/tensile-virtual-node.tensile-system",
             "deployment.apps/tensile-scheduler",
             "pod/tensile-test",
             "deployment.apps/tensile-descheduler",
@@ -220,11 +221,24 @@ async fn wrong_values_are_refused_by_name() -> TestResult {
         ("webhook.replica=1", "replica"),
         ("webhook.failurePolicy=fail", "failurePolicy"),
         ("webhook.whenUnreachable=never", "whenUnreachable"),
-        ("virtualNode.clusters[0].name=a", "secretName"),
+        ("clusters[0].id=a", "kubeconfig"),
+        ("clusters[0].id=A,clusters[0].kubeconfig=k", "id"),
+        ("clusters[0].id=a,clusters[0].kubeconfig=", "kubeconfig"),
         (
-            "virtualNode.clusters[0].name=A,virtualNode.clusters[0].secretName=s",
-            "name",
+            "clusters[0].id=a,clusters[0].kubeconfig=k,clusters[0].nodeName=n",
+            "nodeName",
         ),
+        (
+            "clusters[0].id=a,clusters[0].kubeconfig=k,clusters[0].nodes[0].label=x",
+            "label",
+        ),
+        (
+            "clusters[0].id=a,clusters[0].kubeconfig=k,clusters[0].overrides[0].selector=x",
+            "patch",
+        ),
+        ("virtualNode.replicas=0", "replicas"),
+        ("virtualNode.clusters[0]=a", "clusters"),
+        ("uninstall.timeout=2m", "timeout"),
         ("image.repository=", "repository"),
         ("logFormat=xml", "logFormat"),
         ("scheduler.mode=third", "mode"),
@@ -344,6 +358,31 @@ async fn exercise(upper: &Cluster, lower: &Cluster) -> Result<()> {
     .await
 }
 
+/// What the role of a virtual node would let it do to any Node, the admission policy lets it do to its own kind only.
+async fn nodes_of_others_are_out_of_reach(upper: &Cluster) -> Result<()> {
+    let account = format!("system:serviceaccount:{NAMESPACE}:tensile-virtual-node");
+    let try_on = async |node: &str, args: &[&str]| {
+        let head = ["--as", &account, "--dry-run=server"];
+        upper
+            .kubectl(&[&args[..1], &["node", node], &args[1..], &head].concat())
+            .await
+    };
+    let foreign = r#"{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "foreign"}}"#;
+    upper.apply(foreign).await?;
+    let delete: &[&str] = &["delete"];
+    let disguise: &[&str] = &["label", "type=virtual-kubelet"];
+    for act in [delete, disguise] {
+        support::await_condition("the policy to act", DEADLINE, || async {
+            let refused = try_on("foreign", act).await?.stderr;
+            ensure!(refused.contains("type=virtual-kubelet only"), "{refused}");
+            Ok(Some(()))
+        })
+        .await?;
+    }
+    try_on("vn-a", delete).await?.ok()?;
+    try_on("vn-a", &["label", "more=yes"]).await?.ok().map(drop)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_roles_are_enough_for_a_virtual_node() -> TestResult {
     let (upper, lower) = tokio::try_join!(
@@ -354,13 +393,7 @@ async fn the_roles_are_enough_for_a_virtual_node() -> TestResult {
     lower.add_kwok_log("hello")?;
     mk_system_namespace(&upper).await?;
     upper
-        .apply(
-            &helm(
-                &["template", "tensile", "--no-hooks"],
-                &[CLUSTER_A, "webhook.enabled=false"],
-            )
-            .await?,
-        )
+        .apply(&helm(&["template", "tensile", "--no-hooks"], &["webhook.enabled=false"]).await?)
         .await?;
     lower
         .apply(&fs::read_to_string(chart().join("files/lower-role.yaml"))?)
@@ -371,6 +404,7 @@ async fn the_roles_are_enough_for_a_virtual_node() -> TestResult {
         .start(&upper, &lower)
         .await?;
     exercise(&upper, &lower).await?;
+    nodes_of_others_are_out_of_reach(&upper).await?;
     drop(node);
     let refused = [
         forbidden(&upper, "tensile-virtual-node")?,

@@ -58,7 +58,7 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* What scheduler extender and descheduler have in common: flags, mount and volume of the folder of kubeconfigs. */}}
+{{/* Flags, mount and volume of the folder of kubeconfigs. */}}
 {{- define "tensile.lowerArgs" -}}
 - --clusters-dir=/etc/tensile/lower
 {{- end -}}
@@ -72,10 +72,10 @@ capabilities: {drop: [ALL]}
   projected:
     defaultMode: 0440
     sources:
-      {{- range .Values.virtualNode.clusters }}
+      {{- range .Values.clusters }}
       - secret:
-          name: {{ .secretName }}
-          items: [{key: kubeconfig, path: {{ .clusterID | default .name }}.kubeconfig}]
+          name: tensile-cluster-{{ .id }}
+          items: [{key: kubeconfig, path: {{ .id }}.kubeconfig}]
       {{- else }} []
       {{- end }}
 {{- end -}}
@@ -204,6 +204,29 @@ subjects:
   - {kind: ServiceAccount, name: {{ index . 2 }}, namespace: {{ $root.Release.Namespace }}}
 {{- end -}}
 
-{{- define "tensile.nodeName" -}}
-{{ .nodeName | default (printf "vn-%s" .name) }}
+{{/* Rule: the Secrets of lower clusters, followed; a rule about Secrets by label does not exist. */}}
+{{- define "tensile.clusterSecrets" -}}
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [list, watch]
+{{- end -}}
+
+{{/* Rule: the Lease `name`, which the chart makes, so that nobody needs to create any. */}}
+{{- define "tensile.leaseRule" -}}
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [{{ . }}]
+  verbs: [get, update]
+{{- end -}}
+
+{{/* An empty object that a component fills, here so that it needs no right to create any and goes with the release; pass
+     (list $ component apiVersion kind name). */}}
+{{- define "tensile.vessel" -}}
+{{- $root := index . 0 -}}
+apiVersion: {{ index . 2 }}
+kind: {{ index . 3 }}
+metadata:
+  name: {{ index . 4 }}
+  namespace: {{ $root.Release.Namespace }}
+  labels: {{- include "tensile.labels" (list $root (index . 1)) | nindent 4 }}
 {{- end -}}

@@ -14,6 +14,7 @@ use crate::connect::Upper;
 use crate::error::CliError;
 use crate::lower::{self, LowerCluster};
 use crate::nodes;
+use crate::orphan;
 use crate::output::{Outcome, Report};
 
 /// Between two looks whether the cluster is gone.
@@ -34,7 +35,7 @@ pub struct LeaveArgs {
     /// Do not touch the lower cluster, because it is dead or no longer ours; what runs there stays.
     #[arg(long)]
     pub abandon: bool,
-    /// Abandon what has not left in time.
+    /// Abandon what has not left in time; what nobody runs any more is let go by this command itself.
     #[arg(long)]
     pub abandon_late: bool,
     /// How long to wait until it is gone, in seconds; 0 does not wait.
@@ -76,6 +77,10 @@ pub(crate) async fn run(upper: &Upper, args: &LeaveArgs) -> Result<Left, CliErro
             .into_iter()
             .filter(|cluster| left.clusters.contains(&cluster.id));
         left.abandon(upper, &late.collect::<Vec<_>>()).await?;
+        left.wait(upper, ABANDONED).await?;
+    }
+    if args.abandon_late && !left.remaining.is_empty() {
+        orphan::release(upper, &left.clusters).await?;
         left.wait(upper, ABANDONED).await?;
     }
     Ok(left)

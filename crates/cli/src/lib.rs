@@ -21,6 +21,7 @@ mod join;
 mod leave;
 mod lower;
 mod nodes;
+mod orphan;
 mod output;
 mod picture;
 mod table;

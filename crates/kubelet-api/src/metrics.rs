@@ -69,6 +69,9 @@ impl Metrics {
             Opts::new("tensile_kubelet_streams", "Upgraded streams open now, by kind."),
             &["kind"],
         )?;
+        for kind in [Kind::Exec, Kind::Attach, Kind::PortForward] {
+            streams.with_label_values(&[kind.label()]);
+        }
         registry.register(Box::new(streams.clone()))?;
         Ok(Self {
             registry: registry.clone(),

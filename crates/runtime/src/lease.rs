@@ -10,7 +10,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::sync::watch;
@@ -68,6 +68,7 @@ pub trait Store: Send + Sync + 'static {
 pub struct ApiStore {
     api: Api<Lease>,
     name: String,
+    owner: Option<OwnerReference>,
 }
 
 /// Takes part in an election.
@@ -99,7 +100,15 @@ impl ApiStore {
         Self {
             api: Api::namespaced(client, namespace),
             name: name.to_owned(),
+            owner: None,
         }
+    }
+
+    /// Where the lease does not exist yet, it will go with this object of its namespace.
+    #[must_use]
+    pub fn owned_by(mut self, owner: Option<OwnerReference>) -> Self {
+        self.owner = owner;
+        self
     }
 }
 
@@ -109,7 +118,9 @@ impl Store for ApiStore {
     }
 
     async fn create(&self, lease: &Lease) -> kube::Result<Lease> {
-        self.api.create(&PostParams::default(), lease).await
+        let mut lease = lease.clone();
+        lease.metadata.owner_references = self.owner.clone().map(|owner| vec![owner]);
+        self.api.create(&PostParams::default(), &lease).await
     }
 
     async fn replace(&self, lease: &Lease) -> kube::Result<Lease> {

@@ -111,6 +111,8 @@ where
 {
     /// Reports changes until the future is dropped.
     pub async fn run(self, mut on: impl FnMut(Change<K>)) {
+        // There from the start, so that a rate sees the first failure too.
+        self.metrics.errors.with_label_values(&[self.name]);
         loop {
             self.until_stuck(&mut on).await;
             tracing::debug!(

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use serde::Deserialize;
@@ -74,6 +75,13 @@ impl Leaving {
             nodes,
             wish,
         }
+    }
+
+    /// The Secret of the cluster, with which its Lease goes.
+    #[must_use]
+    pub fn owner(&self) -> Option<OwnerReference> {
+        let wish = self.wish.as_ref()?;
+        Some(wish.borrow().config.secret.as_owner())
     }
 
     /// Puts our finalizer on the Secret, then waits until it is being deleted and the cluster is empty, or until it is

@@ -194,7 +194,8 @@ impl LowerCluster {
             self.process.upper.client.clone(),
             &self.process.args.common.system_namespace,
             &self.lease,
-        );
+        )
+        .owned_by(leaving.owner());
         let candidate = Candidate::new(store, &self.lease, &self.process.identity).hesitant();
         let over = Shutdown::default();
         let _also_when_dropped = over.token().drop_guard();

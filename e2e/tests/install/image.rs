@@ -17,7 +17,7 @@ const BASE: &str = "localhost/tensile-base:1";
 /// Debian's packages that the base is made of, as they are installed here: the binaries were linked against these.
 const PACKAGES: [&str; 2] = ["libc6", "libgcc-s1"];
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
-/// What the image's binaries are called; all are links to the one that the tests are built with.
+/// What the image's binaries are called.
 const NAMES: [&str; 5] = [
     "tensile-virtual-node",
     "tensile-webhook",
@@ -30,6 +30,12 @@ const SCHEDULER_DOCKERFILE: &str =
     "ARG BASE\nFROM ${BASE}\nENV PATH=/usr/local/bin\nCOPY scheduler/ /usr/local/bin/\nUSER 65532:65532\n";
 /// Nothing is signed, and nothing is pulled.
 const POLICY: &str = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
+
+/// A folder with the release binaries, as `just image-check` gives it; without it, the image holds what the tests were
+/// built with, and its size says nothing.
+const BINARIES_VARIABLE: &str = "TENSILE_IMAGE_BINARIES";
+/// Most bytes that a node pulls, compressed, for an image with release binaries.
+const LARGEST: u64 = 60_000_000;
 
 /// The archives of all images, as containerd imports them.
 pub(crate) struct Images {
@@ -44,19 +50,27 @@ struct Builder {
 // === impl Images ===
 
 impl Images {
-    /// Builds all images in `folder`.
+    /// Builds all images in `folder`; Tensile's twice, since the second must be the same to the bit.
     pub(crate) async fn build(folder: PathBuf) -> Result<Self> {
         let builder = Builder { folder };
-        builder.lay_out().await?;
-        builder.build(BASE, "base.Dockerfile".as_ref()).await?;
-        let dockerfile = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Dockerfile");
+        let binaries = std::env::var_os(BINARIES_VARIABLE).map(PathBuf::from);
+        builder.lay_out(binaries.as_deref()).await?;
         let tensile = format!("{REPOSITORY}:{}", TAGS[0]);
-        builder.build(&tensile, &dockerfile).await?;
+        let (first, again) = (builder.tensile(&tensile).await?, builder.tensile("again").await?);
+        ensure!(first == again, "two builds differ: {first}, {again}");
         builder.build(SCHEDULER, "scheduler.Dockerfile".as_ref()).await?;
         let archives = [
             builder.archive(&tensile, "tensile.tar").await?,
             builder.archive(SCHEDULER, "scheduler.tar").await?,
         ];
+        let unpacked = fs::metadata(&archives[0])?.len();
+        println!("{tensile}: {first}, {unpacked} bytes unpacked");
+        if binaries.is_some() {
+            run("gzip", &["--keep", &archives[0].to_string_lossy()]).await?;
+            let pulled = fs::metadata(archives[0].with_extension("tar.gz"))?.len();
+            println!("{pulled} bytes compressed");
+            ensure!(pulled < LARGEST, "the image has {pulled} bytes");
+        }
         Ok(Self {
             archives: archives.into(),
         })
@@ -79,18 +93,16 @@ impl Images {
 
 impl Builder {
     /// Writes what the Dockerfiles copy.
-    async fn lay_out(&self) -> Result<()> {
+    async fn lay_out(&self, release: Option<&Path>) -> Result<()> {
         let (base, binaries) = (self.folder.join("base"), self.folder.join("binaries"));
         let scheduler = self.folder.join("scheduler");
         for folder in [&base, &binaries, &scheduler] {
             fs::create_dir_all(folder)?;
         }
         copy_packages(&base).await?;
-        let program = binaries.join("tensile-component");
-        let built = env!("CARGO_BIN_EXE_tensile-component");
-        run("strip", &["-o", &program.to_string_lossy(), built]).await?;
-        for name in NAMES {
-            std::os::unix::fs::symlink("tensile-component", binaries.join(name))?;
+        match release {
+            Some(release) => copy_release(release, &binaries)?,
+            None => link_component(&binaries).await?,
         }
         fs::copy(
             Binaries::obtain().await?.path("kube-scheduler"),
@@ -102,11 +114,21 @@ impl Builder {
         Ok(())
     }
 
-    async fn build(&self, image: &str, dockerfile: &Path) -> Result<()> {
+    /// The base and Tensile on it; the digest of the image's configuration, which names the content of every layer.
+    async fn tensile(&self, name: &str) -> Result<String> {
+        self.build(BASE, "base.Dockerfile".as_ref()).await?;
+        let dockerfile = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Dockerfile");
+        self.build(name, &dockerfile).await
+    }
+
+    /// As `just image` calls it: with no time of its own in it. Returns the image's digest.
+    async fn build(&self, image: &str, dockerfile: &Path) -> Result<String> {
         let dockerfile = dockerfile.display().to_string();
         let base = format!("BASE={BASE}");
         let args = [
             "bud",
+            "--timestamp=0",
+            "--iidfile=digest",
             "--signature-policy",
             "policy.json",
             "--pull-never",
@@ -120,7 +142,8 @@ impl Builder {
             &dockerfile,
             ".",
         ];
-        self.buildah(&args).await
+        self.buildah(&args).await?;
+        Ok(fs::read_to_string(self.folder.join("digest"))?)
     }
 
     async fn archive(&self, image: &str, name: &str) -> Result<PathBuf> {
@@ -143,6 +166,25 @@ impl Builder {
             .current_dir(&self.folder);
         finish(command).await
     }
+}
+
+/// What the tests were built with, under all names.
+async fn link_component(binaries: &Path) -> Result<()> {
+    let program = binaries.join("tensile-component");
+    let built = env!("CARGO_BIN_EXE_tensile-component");
+    run("strip", &["-o", &program.to_string_lossy(), built]).await?;
+    for name in NAMES {
+        std::os::unix::fs::symlink("tensile-component", binaries.join(name))?;
+    }
+    Ok(())
+}
+
+fn copy_release(release: &Path, binaries: &Path) -> Result<()> {
+    for name in NAMES {
+        let from = release.join(name);
+        fs::copy(&from, binaries.join(name)).with_context(|| format!("cannot copy {}", from.display()))?;
+    }
+    Ok(())
 }
 
 /// Copies the shared libraries of [`PACKAGES`], and the certificates of public authorities.

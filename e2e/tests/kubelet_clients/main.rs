@@ -10,6 +10,7 @@ mod containers;
 mod endpoints;
 mod languages;
 mod logs;
+mod panels;
 mod ports;
 mod prometheus;
 mod refusals;
@@ -71,9 +72,8 @@ async fn mk_ground() -> Result<Ground> {
         Cluster::start(ClusterSpec::new("clients-lower").with_real_node()),
     )?;
     let approves = ["virtualNode.approveServingCertificate=true"];
-    let clusters = [NODE, BY_HAND, RESTARTED].map(|node| node.trim_start_matches("vn-"));
     let (above, below) = tokio::try_join!(
-        rights::for_upper_with(&upper, &clusters, &approves),
+        rights::for_upper_with(&upper, &approves),
         rights::for_lower(&lower)
     )?;
     let rights = [above, below];

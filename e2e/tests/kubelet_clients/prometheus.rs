@@ -1,16 +1,18 @@
-//! Prometheus scrapes the kubelet port and every component, and promtool finds nothing wrong with our series.
+//! Prometheus scrapes the kubelet port and every component, promtool finds nothing wrong with our series, and what the
+//! chart's dashboard and alerts ask for is there.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
-use e2e::webhook::Webhook;
+use e2e::webhook::{self, Webhook};
 use e2e::{Component, PortLease, TestResult, program_or_report, support};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 
+use crate::panels;
 use crate::{DEADLINE, IDLE, NODE, Site, mk_simple, on_site};
 
 /// Pages of the kubelet port. What cAdvisor shows is written by the lower kubelets.
@@ -54,12 +56,16 @@ async fn start(site: &Site, port: u16, components: &[(&str, SocketAddr)]) -> Res
             "static_configs": target(node.kubelet()),
         })
     });
-    let components = components
-        .iter()
-        .map(|(name, address)| json!({"job_name": name, "static_configs": target(*address)}));
+    let components = components.iter().map(|(name, address)| {
+        let static_configs = json!([{"targets": [address.to_string()], "labels": panels::labels(name)}]);
+        json!({"job_name": name, "static_configs": static_configs})
+    });
     let jobs: Vec<Value> = kubelet.into_iter().chain(components).collect();
     // JSON is YAML.
-    let config = json!({"global": {"scrape_interval": "2s"}, "scrape_configs": jobs});
+    let config = json!({
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "scrape_configs": jobs,
+        "rule_files": [panels::write_alerts(upper.folder()).await?],
+    });
     let file = upper.folder().join("prometheus.yml");
     std::fs::write(&file, config.to_string())?;
     let log = std::fs::File::create(upper.logs_dir().join("prometheus.log"))?;
@@ -109,7 +115,9 @@ fn prometheus_scrapes_the_kubelet_port_and_every_component() -> TestResult {
         site.run(&[mk_simple("shown", IDLE)]).await?;
         let webhook = Webhook::start(upper, &[]).await?;
         let (descheduler, _descheduler) = start_component(&site, "descheduler", &[])?;
-        let listen = ["--listen", "127.0.0.1:0"];
+        let calls = PortLease::take()?;
+        let calls_at = SocketAddr::from(([127, 0, 0, 1], calls.port()));
+        let listen = ["--listen", &calls_at.to_string()];
         let (extender, _extender) = start_component(&site, "scheduler-extender", &listen)?;
         let components = [
             ("virtual-node", site.ground.node.admin()),
@@ -127,13 +135,8 @@ fn prometheus_scrapes_the_kubelet_port_and_every_component() -> TestResult {
         let _prometheus = start(&site, port.port(), &components).await?;
         let address = SocketAddr::from(([127, 0, 0, 1], port.port()));
         support::await_condition("all targets up", DEADLINE, || async {
-            let (_, text) = support::http_get(address, "/api/v1/targets?state=active").await?;
-            let start = text.find('{').context("no JSON")?;
-            let end = text.rfind('}').context("no JSON")?;
-            let targets: Value = serde_json::from_str(&text[start..=end])?;
-            let targets = targets["data"]["activeTargets"]
-                .as_array()
-                .context("no targets")?;
+            let data = panels::ask(address, "/api/v1/targets?state=active").await?;
+            let targets = data["activeTargets"].as_array().context("no targets")?;
             let down: Vec<_> = targets.iter().filter(|target| target["health"] != "up").collect();
             ensure!(
                 down.is_empty() && targets.len() == PAGES.len() + components.len(),
@@ -143,6 +146,20 @@ fn prometheus_scrapes_the_kubelet_port_and_every_component() -> TestResult {
             Ok(Some(()))
         })
         .await?;
+        webhook::register(upper, webhook.address(), "Ignore", Some(upper.client_ca_pem())).await?;
+        let stir = || async {
+            let review = [
+                "run",
+                "asked",
+                "--image=i",
+                "--labels=virtual-pod=true",
+                "--dry-run=server",
+            ];
+            site.kubectl_ok(&review).await?;
+            panels::filter(calls_at, NODE).await
+        };
+        panels::have_data(address, stir).await?;
+        panels::alerts_are_evaluated(address).await?;
         for page in PAGES.iter().filter(|page| **page != NOT_OURS) {
             let path = format!("/api/v1/nodes/{NODE}/proxy{page}");
             check(page, &site.kubectl_ok(&["get", "--raw", &path]).await?).await?;

@@ -59,10 +59,7 @@ async fn mk_ground() -> Result<Ground> {
         second.kwok(2, NodeTemplate::default())
     )?;
     // All of them have the rights of the chart's roles, and no others.
-    let (of_upper, of_other) = tokio::try_join!(
-        rights::for_upper(&upper, &["a", "b", "d"]),
-        rights::for_upper(&other, &["a"])
-    )?;
+    let (of_upper, of_other) = tokio::try_join!(rights::for_upper(&upper), rights::for_upper(&other))?;
     let (of_first, of_second) = tokio::try_join!(rights::for_lower(&first), rights::for_lower(&second))?;
     let a = VirtualNodeSpec::new(NODE)
         .upper_kubeconfig(&of_upper)

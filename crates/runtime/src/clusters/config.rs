@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::ByteString;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::config::{AuthInfo, Kubeconfig as File};
 
 use super::NodeConfig;
@@ -80,6 +81,22 @@ pub enum ConfigError {
         /// Who has it.
         other: String,
     },
+}
+
+// === impl SecretRef ===
+
+impl SecretRef {
+    /// As the owner of what goes with the cluster.
+    #[must_use]
+    pub fn as_owner(&self) -> OwnerReference {
+        OwnerReference {
+            api_version: "v1".to_owned(),
+            kind: "Secret".to_owned(),
+            name: self.key.name.to_string(),
+            uid: self.uid.clone(),
+            ..OwnerReference::default()
+        }
+    }
 }
 
 // === impl Config ===

@@ -7,7 +7,7 @@ use tensile_runtime::tls::PemPair;
 
 use super::issue::{CertificateError, facts};
 
-/// Name of the Secret in the system namespace. Its type is `kubernetes.io/tls`.
+/// Name of the Secret in the system namespace. Its type is `kubernetes.io/tls`, unless somebody else made it for us.
 pub const SECRET: &str = "tensile-webhook-tls";
 
 const CERT: &str = "tls.crt";

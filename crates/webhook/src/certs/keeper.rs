@@ -52,13 +52,21 @@ pub struct Keeper {
 struct Seen {
     /// Last readable content of the Secret.
     bundle: Option<Bundle>,
-    /// The Secret's metadata as it is now; `None` if it does not exist.
-    stored: Option<ObjectMeta>,
+    /// Metadata and type of the Secret as it is now; `None` if it does not exist.
+    stored: Option<Stored>,
     secret_listed: bool,
     configuration: Option<MutatingWebhookConfiguration>,
     configuration_listed: bool,
     /// Since when every entry of the configuration trusts this.
     published: Option<(String, Instant)>,
+}
+
+/// What a Secret must keep when its content is replaced: a type can never be changed, and who made the empty Secret for us
+/// chose it.
+#[derive(Clone)]
+struct Stored {
+    metadata: ObjectMeta,
+    type_: Option<String>,
 }
 
 /// Why a step was not done.
@@ -103,11 +111,16 @@ impl Keeper {
             Change::Apply(secret) => {
                 match self.serve(&secret) {
                     Ok(bundle) => seen.bundle = Some(bundle),
+                    // Made for us to fill.
+                    Err(_) if secret.data.is_none() => {}
                     Err(error) => {
                         tracing::warn!(%error, "Secret {SECRET} is not usable, serving what was there");
                     }
                 }
-                seen.stored = Some(secret.metadata);
+                seen.stored = Some(Stored {
+                    metadata: secret.metadata,
+                    type_: secret.type_,
+                });
             }
             Change::Delete(_) => seen.stored = None,
             Change::Reset(keys) => {
@@ -227,20 +240,20 @@ impl Keeper {
     async fn store(&self, bundle: &Bundle) -> kube::Result<()> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.settings.namespace);
         let stored = self.seen.lock().stored.clone();
+        let exists = stored.is_some();
+        let Stored { metadata, type_ } = stored.unwrap_or_else(Stored::new);
         let secret = Secret {
-            metadata: stored.clone().unwrap_or_else(|| ObjectMeta {
-                name: Some(SECRET.to_owned()),
-                ..ObjectMeta::default()
-            }),
+            metadata,
             data: Some(bundle.encode()),
-            type_: Some("kubernetes.io/tls".to_owned()),
+            type_,
             ..Secret::default()
         };
         // With the resourceVersion that we saw: what another replica wrote meanwhile is not overwritten.
-        match stored {
-            Some(_) => api.replace(SECRET, &PostParams::default(), &secret).await?,
-            None => api.create(&PostParams::default(), &secret).await?,
-        };
+        if exists {
+            api.replace(SECRET, &PostParams::default(), &secret).await?;
+        } else {
+            api.create(&PostParams::default(), &secret).await?;
+        }
         tracing::info!("wrote Secret {SECRET}");
         Ok(())
     }
@@ -273,6 +286,21 @@ impl Keeper {
             .await?;
         tracing::info!(name = self.settings.configuration, "published the CA");
         Ok(())
+    }
+}
+
+// === impl Stored ===
+
+impl Stored {
+    /// As we make it ourselves.
+    fn new() -> Self {
+        Self {
+            metadata: ObjectMeta {
+                name: Some(SECRET.to_owned()),
+                ..ObjectMeta::default()
+            },
+            type_: Some("kubernetes.io/tls".to_owned()),
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! `TENSILE_UPDATE_DOCS=1 cargo test -p e2e --test flags` rewrites them.
 
+mod names;
+
 use std::{fs, path::Path};
 
 use clap::{Arg, Command, CommandFactory};
