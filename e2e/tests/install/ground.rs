@@ -53,7 +53,7 @@ impl Ground {
             path,
         };
         ground.lay_out_shell()?;
-        ground.make_system_namespace(&ground.upper).await?;
+        ground.make_system_namespace().await?;
         Ok(ground)
     }
 
@@ -72,8 +72,8 @@ impl Ground {
     }
 
     /// As the strictest of clusters asks for it.
-    pub(crate) async fn make_system_namespace(&self, cluster: &Cluster) -> Result<()> {
-        let namespaces: Api<Namespace> = Api::all(cluster.client().await?);
+    async fn make_system_namespace(&self) -> Result<()> {
+        let namespaces: Api<Namespace> = Api::all(self.upper.client().await?);
         let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         let namespace = json!({"metadata": {"name": NAMESPACE, "labels": labels}});
         support::create(&namespaces, namespace).await.map(drop)
