@@ -58,28 +58,6 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* Flags, mount and volume of the folder of kubeconfigs. */}}
-{{- define "tensile.lowerArgs" -}}
-- --clusters-dir=/etc/tensile/lower
-{{- end -}}
-
-{{- define "tensile.lowerMount" -}}
-- {name: lower, mountPath: /etc/tensile/lower, readOnly: true}
-{{- end -}}
-
-{{- define "tensile.lowerVolume" -}}
-- name: lower
-  projected:
-    defaultMode: 0440
-    sources:
-      {{- range .Values.clusters }}
-      - secret:
-          name: tensile-cluster-{{ .id }}
-          items: [{key: kubeconfig, path: {{ .id }}.kubeconfig}]
-      {{- else }} []
-      {{- end }}
-{{- end -}}
-
 {{- define "tensile.container" -}}
 image: {{ include "tensile.image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}

@@ -19,10 +19,11 @@ async fn releases_are_installed_tested_upgraded_rolled_back_and_removed() -> Tes
     }
     let ground = Ground::make().await?;
     ways::as_the_docs_say(&ground).await?;
-    ways::full_suite(&ground).await?;
+    let granted = ways::full_suite(&ground).await?;
     ways::the_only_scheduler(&ground).await?;
     if ways::is_long() {
         ways::without_virtual_nodes_at_the_end(&ground).await?;
     }
+    rights::are_not_more(&ground, &granted)?;
     Ok(())
 }

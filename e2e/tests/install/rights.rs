@@ -18,7 +18,7 @@ const ACCOUNT: &str = "system:serviceaccount:tensile-system:tensile";
 const LOWER: &str = "lower";
 
 /// Who may or did do what: `virtual-node: patch pods/status`.
-type Rights = BTreeSet<String>;
+pub(crate) type Rights = BTreeSet<String>;
 
 /// What the service accounts of a cluster asked for.
 #[derive(Default)]
@@ -48,31 +48,26 @@ pub(crate) async fn granted(ground: &Ground) -> Result<Rights> {
     Ok(rights)
 }
 
-/// Compares all audit logs with what was granted and with what the docs say of the rest.
-pub(crate) fn check(ground: &Ground, granted: &Rights) -> Result<()> {
-    let mut asked = Asked::of(&ground.upper, |account| {
-        // The test's own account may not do everything that doctor would like to try.
-        account.strip_prefix('-').filter(|name| *name != "test")
-    })?;
-    for cluster in &ground.lower {
-        let below = Asked::of(cluster, |account| account.is_empty().then_some(LOWER))?;
-        asked.used.extend(below.used);
-        asked.refused.extend(below.refused);
-    }
-    ensure!(
-        asked.used.len() > 50,
-        "the audit logs know little: {:#?}",
-        asked.used
-    );
-    ensure!(asked.refused.is_empty(), "not allowed: {:#?}", asked.refused);
+/// How far the audit logs have come, in bytes.
+#[derive(Default)]
+pub(crate) struct Mark([usize; 3]);
+
+/// No request since the mark was refused for want of a right. While a release is removed its roles go before its pods, so
+/// this is asked before.
+pub(crate) fn are_enough(ground: &Ground, mark: &Mark) -> Result<()> {
+    let refused = asked(ground, mark)?.refused;
+    ensure!(refused.is_empty(), "not allowed: {refused:#?}");
+    Ok(())
+}
+
+/// Every right that was granted has been used, or the docs say why it is there.
+pub(crate) fn are_not_more(ground: &Ground, granted: &Rights) -> Result<()> {
+    let used = asked(ground, &Mark::default())?.used;
+    ensure!(used.len() > 50, "the audit logs know little: {used:#?}");
     let explained = explained(&fs::read_to_string(PAGE)?);
-    let unused: Vec<&String> = granted
-        .difference(&asked.used)
-        .filter(|right| !is_test(right))
-        .collect();
-    let superfluous: Vec<_> = unused
-        .iter()
-        .filter(|right| !explained.contains(**right))
+    let superfluous: Vec<_> = granted
+        .difference(&used)
+        .filter(|right| !explained.contains(*right))
         .collect();
     ensure!(
         superfluous.is_empty(),
@@ -86,8 +81,18 @@ pub(crate) fn check(ground: &Ground, granted: &Rights) -> Result<()> {
     Ok(())
 }
 
-fn is_test(right: &str) -> bool {
-    right.starts_with("test: ")
+/// What all accounts asked for since the mark.
+fn asked(ground: &Ground, mark: &Mark) -> Result<Asked> {
+    let [upper, a, b] = mark.0;
+    let mut asked = Asked::of(&ground.upper, upper, |account| account.strip_prefix('-'))?;
+    // The test's own account may not do everything that doctor would like to try.
+    asked.refused.retain(|right| !right.starts_with("test: "));
+    for (cluster, mark) in ground.lower.iter().zip([a, b]) {
+        let below = Asked::of(cluster, mark, |account| account.is_empty().then_some(LOWER))?;
+        asked.used.extend(below.used);
+        asked.refused.extend(below.refused);
+    }
+    Ok(asked)
 }
 
 fn of_role(who: &str, role: &Value) -> Vec<String> {
@@ -130,14 +135,26 @@ fn explained(page: &str) -> Rights {
     .collect()
 }
 
+// === impl Mark ===
+
+impl Mark {
+    pub(crate) fn now(ground: &Ground) -> Result<Self> {
+        let [a, b] = &ground.lower;
+        let length =
+            |cluster: &Cluster| Ok::<_, anyhow::Error>(fs::read_to_string(cluster.audit_log())?.len());
+        Ok(Self([length(&ground.upper)?, length(a)?, length(b)?]))
+    }
+}
+
 // === impl Asked ===
 
 impl Asked {
-    /// Reads a cluster's audit log; `who` names an account by what follows the release's name, if it counts.
-    fn of(cluster: &Cluster, who: impl Fn(&str) -> Option<&str>) -> Result<Self> {
+    /// Reads a cluster's audit log from a byte on; `who` names an account by what follows the release's name, if it counts.
+    fn of(cluster: &Cluster, from: usize, who: impl Fn(&str) -> Option<&str>) -> Result<Self> {
         let mut asked = Self::default();
-        for line in fs::read_to_string(cluster.audit_log())?.lines() {
-            // The last line may still be written.
+        let log = fs::read_to_string(cluster.audit_log())?;
+        for line in log.get(from..).unwrap_or_default().lines() {
+            // The first and the last line may be half ones.
             let Ok(event) = serde_json::from_str::<Value>(line) else {
                 continue;
             };

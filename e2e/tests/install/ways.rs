@@ -10,7 +10,8 @@ use kube::Api;
 use serde_json::{Value, json};
 
 use crate::ground::{DEMO, Ground, NAMESPACE, mk_containers};
-use crate::{image, neighbour, rights, workload};
+use crate::rights::{self, Rights};
+use crate::{image, neighbour, workload};
 
 const DEADLINE: Duration = Duration::from_secs(120);
 /// Kinds of which a release makes objects, and those that its components make.
@@ -62,13 +63,14 @@ pub(crate) async fn as_the_docs_say(ground: &Ground) -> Result<()> {
 
     ground.upgrade_and_rollback().await?;
     let other = neighbour::moves_in(ground).await?;
+    rights::are_enough(ground, &rights::Mark::default())?;
     follow(ground, "operations.md", 3).await?;
     nothing_is_left(ground).await?;
     neighbour::is_undisturbed_and_leaves(ground, &other).await
 }
 
-/// All components; the bundled scheduler beside the cluster's own. The roles are looked at here, where all of them are.
-pub(crate) async fn full_suite(ground: &Ground) -> Result<()> {
+/// All components; the bundled scheduler beside the cluster's own. What all of their roles grant.
+pub(crate) async fn full_suite(ground: &Ground) -> Result<Rights> {
     let below = json!({"name": "UnschedulableBelow", "args": {"thresholdSeconds": 1}});
     let policy = json!({
         "apiVersion": "descheduler/v1alpha2", "kind": "DeschedulerPolicy",
@@ -79,18 +81,20 @@ pub(crate) async fn full_suite(ground: &Ground) -> Result<()> {
         "scheduler": {"enabled": true, "replicas": 1, "image": image::SCHEDULER},
         "descheduler": {"enabled": true, "interval": "2s", "policy": policy},
     });
+    let mark = rights::Mark::now(ground)?;
     ground.install(&ground.upper, 2, &values).await?;
     ground.helm(&["test", "tensile"]).await?;
     ground.make_demo().await?;
     let placed = json!({"schedulerName": "tensile-scheduler"});
-    workload::runs(ground, "second", &placed, true).await?;
+    workload::runs(ground, "second", &placed).await?;
     workload::uses_everything(ground).await?;
     the_descheduler_moves_what_is_stuck(ground).await?;
     ground.upgrade_and_rollback().await?;
     let granted = rights::granted(ground).await?;
+    rights::are_enough(ground, &mark)?;
     ground.uninstall(&ground.upper).await?;
     nothing_is_left(ground).await?;
-    rights::check(ground, &granted)
+    Ok(granted)
 }
 
 /// A pod that prefers the cluster a, whose node does not take it, ends up in b.
@@ -102,15 +106,17 @@ async fn the_descheduler_moves_what_is_stuck(ground: &Ground) -> Result<()> {
             .ok()
     };
     taint("full=yes:NoSchedule").await?;
-    let prefers = json!({"weight": 100, "preference": {"matchExpressions": [
-        {"key": "clusterID", "operator": "In", "values": ["a"]}]}});
+    let of = |clusters: &[&str]| json!({"matchExpressions": [{"key": "clusterID", "operator": "In", "values": clusters}]});
+    let affinity = json!({"nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [of(&["a", "b"])]},
+        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": of(&["a"])}],
+    }});
     let labels = json!({"app": "stuck"});
     let deployment = json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "stuck", "namespace": DEMO},
         "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": {
             "terminationGracePeriodSeconds": 1, "containers": mk_containers(),
-            "nodeSelector": {"type": "virtual-kubelet"},
-            "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [prefers]}},
+            "affinity": affinity,
         }}},
     });
     ground.demo_apply(&deployment).await?;
@@ -127,6 +133,7 @@ async fn the_descheduler_moves_what_is_stuck(ground: &Ground) -> Result<()> {
             .list(&kube::api::ListParams::default().labels("app=stuck"))
             .await?;
         let ready = list.items.into_iter().find(support::is_ready);
+        ensure!(ready.is_some(), "{events}");
         Ok(ready)
     })
     .await?;
@@ -147,13 +154,8 @@ pub(crate) async fn the_only_scheduler(ground: &Ground) -> Result<()> {
     ground.install(&ground.upper, 2, &values).await?;
     ground.upper.stop_component("kube-scheduler").await?;
     ground.make_demo().await?;
-    workload::runs(
-        ground,
-        "replaced",
-        &json!({"nodeSelector": {"clusterID": "b"}}),
-        true,
-    )
-    .await?;
+    let in_b = json!({"nodeSelector": {"clusterID": "b"}});
+    workload::runs(ground, "replaced", &in_b).await?;
     ground.helm(&["test", "tensile"]).await?;
     if is_long() {
         ground.upgrade_and_rollback().await?;

@@ -14,12 +14,12 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// Of the storage class above, and with `-below` of the one that it stands for.
 const CLASS: &str = "demo";
 
-/// A pod of this name is made and runs on a virtual node; logs and exec work; it goes again, if it shall.
-pub(crate) async fn runs(ground: &Ground, name: &str, spec: &Value, stays: bool) -> Result<Pod> {
+/// A pod of this name is made and runs on a virtual node, by default in the cluster a; logs and exec work.
+pub(crate) async fn runs(ground: &Ground, name: &str, spec: &Value) -> Result<()> {
     let mut pod = json!({
         "metadata": {"name": name},
         "spec": {
-            "terminationGracePeriodSeconds": 1, "nodeSelector": {"type": "virtual-kubelet"},
+            "terminationGracePeriodSeconds": 1, "nodeSelector": {"clusterID": "a"},
             "containers": mk_containers(),
         },
     });
@@ -29,20 +29,19 @@ pub(crate) async fn runs(ground: &Ground, name: &str, spec: &Value, stays: bool)
     let client = ground.upper.client().await?;
     support::create(&Api::<Pod>::namespaced(client.clone(), DEMO), pod).await?;
     let pod = support::pod_running(&client, DEMO, name, DEADLINE).await?;
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+    ensure!(matches!(node, Some("a" | "b")), "it runs on {node:?}");
     let logs = ground.demo(&["logs", name]).await?;
     ensure!(logs == "hello\n", "{logs:?}");
     let host = ground.demo(&["exec", name, "--", "hostname"]).await?;
     ensure!(host.trim() == name, "{host:?}");
-    if !stays {
-        ground.demo(&["delete", "pod", name]).await?;
-    }
-    Ok(pod)
+    Ok(())
 }
 
 /// A pod with a ConfigMap, a Secret, a token, a volume and a Service runs, changes, is looked at, and goes.
 pub(crate) async fn uses_everything(ground: &Ground) -> Result<()> {
     prepare_volume(ground).await?;
-    ground.demo_apply(&mk_needs("1")).await?;
+    ground.demo_apply(&mk_needs(1)).await?;
     let spec = json!({
         "nodeSelector": {"clusterID": "b"},
         "volumes": [
@@ -51,9 +50,9 @@ pub(crate) async fn uses_everything(ground: &Ground) -> Result<()> {
             {"name": "data", "persistentVolumeClaim": {"claimName": "needed"}},
         ],
     });
-    runs(ground, "everything", &spec, true).await?;
+    runs(ground, "everything", &spec).await?;
     // Copies follow, and the pod's metadata, resources and containers.
-    ground.demo_apply(&mk_needs("2")).await?;
+    ground.demo_apply(&mk_needs(2)).await?;
     ground
         .demo(&["label", "pod", "everything", "app=everything"])
         .await?;
@@ -105,14 +104,15 @@ async fn prepare_volume(ground: &Ground) -> Result<()> {
 }
 
 /// What the pod refers to, in this version.
-fn mk_needs(version: &str) -> Value {
+fn mk_needs(version: u16) -> Value {
     let metadata = json!({"name": "needed", "namespace": DEMO});
+    let text = version.to_string();
     let claim = json!({"storageClassName": CLASS, "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": "1Gi"}}});
-    let service = json!({"selector": {"app": "everything"}, "ports": [{"port": 80}]});
+    let service = json!({"selector": {"app": "everything"}, "ports": [{"port": version}]});
     json!({"apiVersion": "v1", "kind": "List", "items": [
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"version": version}},
-        {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"version": version}},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"version": text}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"version": text}},
         {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": claim},
         {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": service},
     ]})

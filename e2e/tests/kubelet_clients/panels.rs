@@ -7,8 +7,6 @@ use std::process::Stdio;
 use anyhow::{Context, Result, ensure};
 use e2e::{Binaries, support};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use crate::DEADLINE;
@@ -82,15 +80,9 @@ where
 pub(crate) async fn filter(extender: SocketAddr, node: &str) -> Result<()> {
     let pod = json!({"metadata": {"name": "p", "namespace": "default"}, "spec": {"containers": []}});
     let body = json!({"Pod": pod, "NodeNames": [node]}).to_string();
-    let request = format!(
-        "POST /scheduler/filter HTTP/1.0\r\nHost: {extender}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let mut stream = TcpStream::connect(extender).await?;
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    ensure!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    let json = "Content-Type: application/json\r\n";
+    let (status, answer) = support::http_send(extender, "POST", "/scheduler/filter", json, &body).await?;
+    ensure!(status == 200, "{answer}");
     Ok(())
 }
 
