@@ -34,12 +34,29 @@ pub struct Scene<'a> {
     /// Which moves were made lately.
     pub avoidance: &'a Avoidance,
     spent: Spent,
-    /// What was promised, by stand-ins for the successors of the moved pods.
-    promised: Vec<Uid>,
+    promised: Vec<Promise>,
     /// Pods of the upper cluster that count as gone until the scene ends.
     gone: Vec<PlacedPod>,
     /// Pods that fit nowhere else, and why. Promises only take room, so that this stays true in the round.
     hopeless: HashMap<Like, Vec<String>>,
+}
+
+/// A place that was promised.
+#[derive(Debug)]
+struct Promise {
+    /// Stands for the successor of a moved pod, or for a pod that waits.
+    uid: Uid,
+    /// The move that it is for, if it is for one.
+    journey: Option<Journey>,
+}
+
+/// A planned move of a pod of this owner: from now on all new pods of the owner avoid where it comes from, and one of
+/// them must be able to go where it goes.
+#[derive(Debug)]
+struct Journey {
+    owner: Box<str>,
+    from: Arc<str>,
+    to: Box<str>,
 }
 
 /// What pods have in common that fit at the same places: template, virtual node, and what their avoidance is under.
@@ -225,6 +242,9 @@ impl<'a> Scene<'a> {
     }
 
     fn find(&mut self, pod: &Pod, admits: impl Fn(&VirtualNode) -> bool) -> Result<Place, Vec<String>> {
+        if self.journeys(pod).any(|journey| *journey.to == *pod.node) {
+            return Err(vec!["another pod of its owner is to come here".to_owned()]);
+        }
         let unplaced = pod.unplaced();
         let above = Candidate::new(&unplaced).map_err(|error| vec![error.to_string()])?;
         let passing = self.passing_above(pod, &above);
@@ -242,6 +262,7 @@ impl<'a> Scene<'a> {
                 Some(Answer::Fits(fit)) => {
                     let best = fit.best.map(|best| best.node.to_string()).unwrap_or_default();
                     self.promise(pod, &mut lowering, &node, &best);
+                    self.set_out(pod, &node);
                     return Ok(Place { node, lower: best });
                 }
                 Some(Answer::Now(reason) | Answer::Never(reason)) => {
@@ -260,6 +281,7 @@ impl<'a> Scene<'a> {
         let names = admitted.map(|(name, _)| name);
         names
             .filter(|name| *name != &*pod.node && !avoided.contains(name))
+            .filter(|name| self.journeys(pod).all(|journey| *journey.from != **name))
             .map(str::to_owned)
             .collect()
     }
@@ -293,7 +315,31 @@ impl<'a> Scene<'a> {
         if let Ok(above) = Candidate::new(&pod.unplaced()) {
             self.upper.reserve(successor, &above, node);
         }
-        self.promised.push(successor);
+        self.promised.push(Promise {
+            uid: successor,
+            journey: None,
+        });
+    }
+
+    /// Notes which move the last promise is for.
+    fn set_out(&mut self, pod: &Pod, to: &str) {
+        if let Some(promise) = self.promised.last_mut() {
+            promise.journey = Some(Journey {
+                owner: avoid::key(pod).into(),
+                from: pod.node.clone(),
+                to: to.into(),
+            });
+        }
+    }
+
+    /// The moves of pods of the same owner that are planned so far.
+    fn journeys(&self, pod: &Pod) -> impl Iterator<Item = &Journey> {
+        let owner: Box<str> = avoid::key(pod).into();
+        let journeys = self
+            .promised
+            .iter()
+            .filter_map(|promise| promise.journey.as_ref());
+        journeys.filter(move |journey| journey.owner == owner)
     }
 
     /// Takes back what was promised to the pod in an earlier round.
@@ -305,7 +351,8 @@ impl<'a> Scene<'a> {
     /// Ends the scene and leaves its promises in the models: whoever gets them takes them back.
     #[must_use]
     pub fn into_promises(mut self) -> Vec<Uid> {
-        std::mem::take(&mut self.promised)
+        let promised = std::mem::take(&mut self.promised);
+        promised.into_iter().map(|promise| promise.uid).collect()
     }
 
     /// How many promises were made; see [`Scene::take_back`].
@@ -316,9 +363,9 @@ impl<'a> Scene<'a> {
 
     /// Takes back the promises but the first so many.
     pub fn take_back(&mut self, keep: usize) {
-        for uid in self.promised.split_off(keep.min(self.promised.len())) {
-            self.world.release(uid);
-            self.upper.release(uid);
+        for promise in self.promised.split_off(keep.min(self.promised.len())) {
+            self.world.release(promise.uid);
+            self.upper.release(promise.uid);
         }
     }
 }
@@ -383,6 +430,29 @@ mod tests {
             |(_, cluster): (&str, &tensile_world::LowerCluster)| cluster.model.reservations().len();
         assert_eq!(ground.world.clusters().map(promises).sum::<usize>(), 0);
         assert_eq!(ground.upper.reservations().len(), 0);
+    }
+
+    /// Its owner would avoid both nodes from then on, and there would be no place for its new pods.
+    #[test]
+    fn pods_of_one_owner_do_not_change_places() {
+        let mut ground = Ground::new();
+        let (there, back) = (ground.stuck("p", "1", "va"), ground.stuck("q", "1", "vb"));
+        let mut scene = ground.scene();
+        assert!(scene.move_elsewhere(&there).is_ok());
+        let obstacle = scene.move_elsewhere(&back).unwrap_err().to_string();
+        assert!(
+            obstacle.ends_with("another pod of its owner is to come here"),
+            "{obstacle}"
+        );
+        drop(scene);
+        let mut scene = ground.scene();
+        let promises = scene.promises();
+        assert!(scene.move_elsewhere(&there).is_ok());
+        scene.take_back(promises);
+        assert!(
+            scene.move_elsewhere(&back).is_ok(),
+            "what is not planned any more counts no more"
+        );
     }
 
     #[test]
