@@ -14,8 +14,12 @@ pub(crate) enum StreamQueryError {
     NoPort,
     #[error("query parameter \"port\" cannot be empty")]
     EmptyPort,
-    #[error("unable to parse {0:?} as a port")]
-    NotAPort(String),
+    #[error("unable to parse {all:?} as a port: strconv.ParseUint: parsing {port:?}: {why}")]
+    NotAPort {
+        all: String,
+        port: String,
+        why: &'static str,
+    },
     #[error("port {0:?} must be > 0")]
     PortZero(String),
 }
@@ -69,10 +73,16 @@ pub(crate) fn port_forward_query(headers: &HeaderMap, query: &str) -> Result<Str
             return Err(StreamQueryError::EmptyPort);
         }
         for port in value.split(',') {
-            match port.parse::<u16>() {
+            match parse_port(port) {
                 Ok(0) => return Err(StreamQueryError::PortZero(value.into_owned())),
                 Ok(port) => ports.push(format!("ports={port}")),
-                Err(_) => return Err(StreamQueryError::NotAPort(value.into_owned())),
+                Err(why) => {
+                    return Err(StreamQueryError::NotAPort {
+                        port: port.to_owned(),
+                        all: value.into_owned(),
+                        why,
+                    });
+                }
             }
         }
     }
@@ -80,6 +90,14 @@ pub(crate) fn port_forward_query(headers: &HeaderMap, query: &str) -> Result<Str
         return Err(StreamQueryError::NoPort);
     }
     Ok(ports.join("&"))
+}
+
+/// As Go reads a 16-bit number, and what it says when it cannot.
+fn parse_port(port: &str) -> Result<u16, &'static str> {
+    if port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("invalid syntax");
+    }
+    port.parse().map_err(|_| "value out of range")
 }
 
 fn needs_ports(headers: &HeaderMap) -> bool {
@@ -182,7 +200,13 @@ mod tests {
             ("upgrade", "websocket"),
             (WEBSOCKET_PROTOCOL, "a, SPDY/3.1+portforward.k8s.io"),
         ]);
-        let not = |text: &str| Err(StreamQueryError::NotAPort(text.to_owned()));
+        let not = |all: &str, port: &str, why| {
+            Err(StreamQueryError::NotAPort {
+                all: all.to_owned(),
+                port: port.to_owned(),
+                why,
+            })
+        };
         let cases = [
             (&spdy, "", Ok("")),
             (&new, "", Ok("")),
@@ -191,10 +215,11 @@ mod tests {
             (&old, "port=80,81&port=82", Ok("ports=80&ports=81&ports=82")),
             (&old, "port=", Err(StreamQueryError::EmptyPort)),
             (&old, "port=0", Err(StreamQueryError::PortZero("0".to_owned()))),
-            (&old, "port=65536", not("65536")),
-            (&old, "port=80,,81", not("80,,81")),
-            (&old, "port=-1", not("-1")),
-            (&spdy, "port=http", not("http")),
+            (&old, "port=65536", not("65536", "65536", "value out of range")),
+            (&old, "port=80,,81", not("80,,81", "", "invalid syntax")),
+            (&old, "port=-1", not("-1", "-1", "invalid syntax")),
+            (&old, "port=%2B80", not("+80", "+80", "invalid syntax")),
+            (&spdy, "port=http", not("http", "http", "invalid syntax")),
         ];
         for (headers, query, wanted) in cases {
             assert_eq!(

@@ -177,13 +177,14 @@ fn requests(ns: &str) -> Vec<(&'static str, String, Upgrade)> {
         ("POST", format!("/portForward/{ns}/web/no-such-uid"), Spdy),
         ("POST", format!("/portForward/{ns}/web"), No),
         ("GET", format!("/portForward/{ns}/web"), WebSocket),
+        ("GET", format!("/portForward/{ns}/web?port=x"), WebSocket),
         ("GET", format!("/portForward/{ns}/web?port=0"), WebSocket),
     ];
-    all.push(("POST", format!("/exec/{ns}/web/gone?output=1&command=id"), Spdy));
     for kind in ["exec", "attach"] {
         for (method, upgrade) in [("POST", Spdy), ("GET", WebSocket)] {
             for rest in [
                 "gone/main?output=1&command=id",
+                "web/gone?output=1&command=id",
                 "web/main?command=id",
                 "starting/main?output=1&command=id",
             ] {

@@ -43,6 +43,6 @@ mod tests {
         let node = mk_node().await;
         assert_eq!(send(&node, mk_upgrade("POST", "/attach/ns/p/c")).await.0, 400);
         let wrong = send(&node, mk_upgrade("POST", "/attach/ns/p/uid-2/c?output=1")).await;
-        assert_eq!(wrong, (500, "container not found (\"c\")".to_owned()));
+        assert_eq!(wrong, (500, "container c not found in pod p_ns".to_owned()));
     }
 }

@@ -90,21 +90,28 @@ impl<B: Backend> App<B> {
                 let path = format!("{}?{query}", target.path(stream.kind.subresource()));
                 self.streams.open(stream.kind, request, &target, &path).await
             }
-            Err(error) => stream_refusal(&error, container.unwrap_or_default()),
+            Err(error) => {
+                let container = container.unwrap_or_default();
+                stream_refusal(&error, stream.kind, &stream.pod, container)
+            }
         }
     }
 }
 
 /// What a kubelet answers to a stream that it cannot open.
-fn stream_refusal(error: &ResolveError, container: &str) -> Response {
+fn stream_refusal(error: &ResolveError, kind: Kind, pod: &PodRef, container: &str) -> Response {
     match error {
         ResolveError::NoPod => text(StatusCode::NOT_FOUND, error.to_string()),
-        // Port-forward only: a kubelet looks for the UID there, and for the container of that pod elsewhere.
-        ResolveError::WrongUid if container.is_empty() => text(StatusCode::NOT_FOUND, error.to_string()),
-        ResolveError::NoContainer | ResolveError::WrongUid => text(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("container not found ({container:?})"),
-        ),
+        // A kubelet looks for the UID here only; elsewhere it is refused as a container that is not there.
+        ResolveError::WrongUid if kind == Kind::PortForward => text(StatusCode::NOT_FOUND, error.to_string()),
+        ResolveError::NoContainer | ResolveError::WrongUid => {
+            let PodRef { namespace, name, .. } = pod;
+            let message = match kind {
+                Kind::Attach => format!("container {container} not found in pod {name}_{namespace}"),
+                _ => format!("container not found ({container:?})"),
+            };
+            text(StatusCode::INTERNAL_SERVER_ERROR, message)
+        }
         ResolveError::NotStarted(_) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         ResolveError::Unavailable(_) => text(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }

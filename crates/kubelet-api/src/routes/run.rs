@@ -21,7 +21,7 @@ pub(crate) async fn run<B: Backend>(
     let (pod, container) = path.split();
     match app.backend.resolve(&pod, Some(&container)).await {
         Ok(target) => run_in(&app, &target, &container, &command).await,
-        Err(error) => stream_refusal(&error, &container),
+        Err(error) => stream_refusal(&error, Kind::Exec, &pod, &container),
     }
 }
 
