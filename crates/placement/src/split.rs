@@ -61,7 +61,7 @@ fn tell(
     next: &[Box<str>],
     why: &str,
 ) -> String {
-    let share = |(value, share): (&Box<str>, &Share)| {
+    let shares = split.shares.iter().map(|(value, share)| {
         let there = placed.get(value).copied().unwrap_or_default();
         let limit = limit(share);
         let of = limit.map_or_else(|| "any".to_owned(), |limit| limit.to_string());
@@ -70,8 +70,8 @@ fn tell(
             "{value} {there}/{of}{}",
             if unavailable { " unavailable" } else { "" }
         )
-    };
-    let shares: Vec<String> = split.shares.iter().map(share).collect();
+    });
+    let shares: Vec<String> = shares.collect();
     let goes = if next.is_empty() {
         "nowhere".to_owned()
     } else {

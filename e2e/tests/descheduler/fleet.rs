@@ -72,7 +72,8 @@ async fn mk_ground() -> Result<Ground> {
         VirtualNodeSpec::new("vb").start(&upper, &b).await?,
     ];
     let clusters = write_clusters(webhook.component.folder(), &[("va", &a), ("vb", &b)])?;
-    let extender = spec.start(&upper, &clusters, &[]).await?;
+    let told = format!("--clusters-dir={}", clusters.display());
+    let extender = spec.start(&upper, &[&told]).await?;
     Ok(Ground {
         upper,
         a,
