@@ -102,8 +102,7 @@ fn on_site(test: impl AsyncFnOnce(&Site<'_>, &mut Option<Extender>) -> Result<()
         site.start_extender(&mut extender, &[]).await?;
         // Also after a failure: others come after this one.
         let outcome = test(&site, &mut extender).await;
-        site.clear().await?;
-        outcome
+        outcome.and(site.clear().await)
     })
 }
 
