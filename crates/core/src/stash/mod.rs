@@ -31,7 +31,7 @@ use crate::affinity::AffinityError;
 use crate::read::{Under, object, present};
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
-const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+pub(crate) const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 /// The members of an affinity that speak about other pods, each with both fields.
 const AMONG_PODS: [&str; 2] = ["podAffinity", "podAntiAffinity"];
 

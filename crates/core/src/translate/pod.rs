@@ -100,6 +100,9 @@ pub fn to_lower(upper: &Value, context: &Context<'_>) -> Result<Lower, Translate
         stashed,
         context.policy.scheduler_name.as_deref(),
     );
+    if let Some(hint) = upper["metadata"]["annotations"][names::PLACEMENT_HINT].as_str() {
+        scheduling::prefer(&mut spec, hint);
+    }
     lower_only::adapt(&mut spec, context.policy, &mut notes)?;
     volumes::adapt(&mut spec, context.policy, &mut notes)?;
     service_account::apply(&mut spec, context.service_account, text(upper_metadata, "uid"));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::json::{Object, set};
 use crate::names;
-use crate::stash::Constraints;
+use crate::stash::{Constraints, PREFERRED};
 
 /// Seconds of the tolerations that the admission plugin DefaultTolerationSeconds adds, by default.
 const DEFAULT_TOLERATION_SECONDS: i64 = 300;
@@ -48,6 +48,31 @@ pub(super) fn replace(
         "topologySpreadConstraints",
         constraints.topology_spread_constraints,
     );
+}
+
+/// Lets the lower scheduler prefer the node that the extender promised to the pod: it may still choose another one, and
+/// then the promise was wrong. What is no name of a node is passed over; a lower API server would refuse the pod for it.
+pub(super) fn prefer(spec: &mut Object, hint: &str) {
+    let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_name = hint.starts_with(is_part) && hint.ends_with(is_part);
+    if !is_name || !hint.chars().all(|c| is_part(c) || matches!(c, '-' | '.')) {
+        return;
+    }
+    let field = json!({"key": "metadata.name", "operator": "In", "values": [hint]});
+    // The highest weight there is: placing by hints is what the upper scheduler decided on.
+    let term = json!({"weight": 100, "preference": {"matchFields": [field]}});
+    let path = ["affinity", "nodeAffinity"];
+    let node_affinity = path.into_iter().try_fold(spec, |object, member| {
+        let value = object.entry(member).or_insert_with(|| json!({}));
+        value.as_object_mut()
+    });
+    let Some(node_affinity) = node_affinity else {
+        return;
+    };
+    let preferred = node_affinity.entry(PREFERRED).or_insert_with(|| json!([]));
+    if let Value::Array(preferred) = preferred {
+        preferred.push(term);
+    }
 }
 
 /// The tolerations below, from those above and those of the constraints.
@@ -131,6 +156,28 @@ mod tests {
                 "tolerations": [{"key": "lower"}], "topologySpreadConstraints": [{"maxSkew": 2}],
             })
         );
+    }
+
+    #[test]
+    fn a_promised_node_is_preferred_beside_what_the_pod_prefers() {
+        let own =
+            json!({"weight": 1, "preference": {"matchExpressions": [{"key": "disk", "operator": "Exists"}]}});
+        let field = json!({"key": "metadata.name", "operator": "In", "values": ["node-1.b"]});
+        let hinted = json!({"weight": 100, "preference": {"matchFields": [field]}});
+        let affinity = |terms: Value| json!({"affinity": {"nodeAffinity": {PREFERRED: terms}}});
+        for (hint, before, after) in [
+            ("node-1.b", json!({}), affinity(json!([hinted]))),
+            ("node-1.b", affinity(json!([own])), affinity(json!([own, hinted]))),
+            ("node-1.b", json!({"affinity": null}), json!({"affinity": null})),
+            ("No Name", json!({}), json!({})),
+            ("", json!({}), json!({})),
+        ] {
+            let Value::Object(mut spec) = before else {
+                panic!("a spec is an object")
+            };
+            prefer(&mut spec, hint);
+            assert_eq!(Value::Object(spec), after, "{hint}");
+        }
     }
 
     #[test]
