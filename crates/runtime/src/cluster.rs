@@ -103,17 +103,54 @@ pub enum ClusterError {
 }
 
 /// The current transports and what they were made from.
-struct Transports {
-    api: ArcSwap<Client>,
-    upgrade: ArcSwap<Client>,
-    content: ArcSwap<Vec<u8>>,
+struct Transports(ArcSwap<Transport>);
+
+struct Transport {
+    api: Client,
+    upgrade: Client,
+    config: Config,
+    content: Vec<u8>,
 }
 
-// === impl Transports ===
+/// An HTTP/2 connection beside the shared one, made with the credentials that are current.
+struct OwnConnection {
+    shared: Arc<Transports>,
+    /// The client, and the transport whose credentials it has.
+    made: ArcSwap<(Arc<Transport>, Client)>,
+}
 
-impl Transports {
-    fn api(&self) -> Client {
-        Client::clone(&self.api.load())
+// === impl Transport ===
+
+impl Transport {
+    fn new(config: Config, content: Vec<u8>) -> Result<Self, ClusterError> {
+        Ok(Self {
+            api: http2(&config)?,
+            upgrade: http1(&config)?,
+            config,
+            content,
+        })
+    }
+}
+
+// === impl OwnConnection ===
+
+impl OwnConnection {
+    fn new(shared: Arc<Transports>) -> Result<Self, ClusterError> {
+        let now = shared.0.load_full();
+        let client = http2(&now.config)?;
+        let made = ArcSwap::from_pointee((now, client));
+        Ok(Self { shared, made })
+    }
+
+    /// The client with the credentials of now. They have been used by now, so that they can be used once more.
+    fn client(&self) -> Client {
+        let (made, now) = (self.made.load_full(), self.shared.0.load_full());
+        if Arc::ptr_eq(&made.0, &now) {
+            return made.1.clone();
+        }
+        let client = http2(&now.config).unwrap_or_else(|_| now.api.clone());
+        self.made.store(Arc::new((now, client.clone())));
+        client
     }
 }
 
@@ -147,36 +184,34 @@ impl Cluster {
 
     async fn with(source: Source, content: Vec<u8>) -> Result<Self, ClusterError> {
         let config = config(&source, &content).await?;
-        let transports = Arc::new(Transports {
-            api: ArcSwap::from_pointee(http2(&config)?),
-            upgrade: ArcSwap::from_pointee(http1(&config)?),
-            content: ArcSwap::from_pointee(content),
-        });
-        let namespace = config.default_namespace.clone();
-        let upgrade = |t: &Transports| Client::clone(&t.upgrade.load());
+        let (server, namespace) = (config.cluster_url.clone(), config.default_namespace.clone());
+        let transport = Transport::new(config, content)?;
+        let transports = Arc::new(Transports(ArcSwap::from_pointee(transport)));
+        let (api, upgrade) = (transports.clone(), transports.clone());
         Ok(Self {
-            client: delegate(transports.clone(), &namespace, Transports::api, None),
-            upgrade: delegate(transports.clone(), &namespace, upgrade, None),
-            server: config.cluster_url,
+            client: delegate(&namespace, None, move || api.0.load().api.clone()),
+            upgrade: delegate(&namespace, None, move || upgrade.0.load().upgrade.clone()),
+            server,
             namespace,
             transports,
             source,
         })
     }
 
-    /// The same cluster over the same connection, for a user whose requests are counted.
-    #[must_use]
-    pub fn counted(&self, requests: Requests) -> Self {
-        let client = delegate(
-            self.transports.clone(),
-            &self.namespace,
-            Transports::api,
-            Some(requests),
-        );
-        Self {
+    /// The same cluster over an HTTP/2 connection of its own, for a user whose requests are counted.
+    ///
+    /// An API server lets 100 streams share a connection (`--http2-max-streams-per-connection`), and each watch is one
+    /// for as long as it lasts: what starts many watches would keep everything else waiting.
+    ///
+    /// # Errors
+    /// When the credentials cannot be used.
+    pub fn separate(&self, requests: Requests) -> Result<Self, ClusterError> {
+        let own = OwnConnection::new(self.transports.clone())?;
+        let client = delegate(&self.namespace, Some(requests), move || own.client());
+        Ok(Self {
             client,
             ..self.clone()
-        }
+        })
     }
 
     /// Opens the upper cluster: the kubeconfig if one is given, else the pod's service account.
@@ -230,13 +265,12 @@ impl Cluster {
     }
 
     async fn swap(&self, content: Vec<u8>) -> Result<bool, ClusterError> {
-        if **self.transports.content.load() == content {
+        if self.transports.0.load().content == content {
             return Ok(false);
         }
         let config = config(&self.source, &content).await?;
-        self.transports.api.store(Arc::new(http2(&config)?));
-        self.transports.upgrade.store(Arc::new(http1(&config)?));
-        self.transports.content.store(Arc::new(content));
+        let transport = Transport::new(config, content)?;
+        self.transports.0.store(Arc::new(transport));
         Ok(true)
     }
 
@@ -308,13 +342,12 @@ async fn parse(content: &[u8]) -> Result<Config, String> {
 
 /// A client whose every request goes to the transport that is current then.
 fn delegate(
-    transports: Arc<Transports>,
     namespace: &str,
-    current: fn(&Transports) -> Client,
     requests: Option<Requests>,
+    current: impl Fn() -> Client + Send + 'static,
 ) -> Client {
     let service = tower::service_fn(move |request: Request<Body>| {
-        let client = current(&transports);
+        let client = current();
         let counted = requests
             .clone()
             .map(|requests| (requests, requests::verb(&request)));
@@ -414,8 +447,30 @@ mod tests {
         std::fs::write(&path, "nonsense: [").unwrap();
         assert!(cluster.reload().await.is_err());
         assert!(
-            cluster.transports.content.load().ends_with(b"}]\n"),
+            cluster.transports.0.load().content.ends_with(b"}]\n"),
             "the last good content stays"
         );
+    }
+
+    #[tokio::test]
+    async fn a_connection_of_its_own_follows_the_credentials() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let cluster = Cluster::given("a", &mk_kubeconfig("http://127.0.0.1:1"))
+            .await
+            .unwrap();
+        let own = OwnConnection::new(cluster.transports.clone()).unwrap();
+        let before = own.made.load_full();
+        own.client();
+        assert!(Arc::ptr_eq(&before, &own.made.load_full()), "nothing has changed");
+        assert!(
+            cluster
+                .take_over(&mk_kubeconfig("http://127.0.0.1:2"))
+                .await
+                .unwrap()
+        );
+        own.client();
+        let after = own.made.load_full();
+        assert!(Arc::ptr_eq(&after.0, &cluster.transports.0.load_full()));
+        assert_eq!(after.0.config.cluster_url.port_u16(), Some(2));
     }
 }

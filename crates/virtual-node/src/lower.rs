@@ -39,6 +39,8 @@ pub struct LowerCluster {
     pub id: String,
     /// How to reach it.
     pub cluster: Cluster,
+    /// The upper cluster, over a connection of its own: lower clusters must not keep each other's requests waiting.
+    upper: Cluster,
     lease: String,
     nodes: Vec<VirtualNode>,
     metrics: ClusterMetrics,
@@ -100,9 +102,11 @@ impl LowerCluster {
         let configs: Vec<NodeConfig> = nodes.iter().map(|(_, config)| config.clone()).collect();
         let registry = process.registries.add_cluster(id)?;
         let metrics = ClusterMetrics::new(&registry.registry)?;
+        let [above, below] = metrics.requests.clone();
         let mut lower = Self {
             leading: readiness.condition("lease"),
-            cluster: cluster.counted(metrics.requests[1].clone()),
+            cluster: cluster.separate(below)?,
+            upper: process.upper.separate(above)?,
             process,
             id: id.to_owned(),
             lease: lease.to_owned(),
@@ -132,7 +136,7 @@ impl LowerCluster {
         let kubelet = Kubelet::new(
             args,
             &process.node_ip,
-            &process.upper.client,
+            &self.upper.client,
             &self.cluster,
             current.clone(),
             &own.registry,
@@ -299,11 +303,10 @@ impl LowerCluster {
 
     fn engine(&self, lower: &Identity) -> Engine {
         let (process, watches) = (&self.process, &self.metrics.watches);
-        let [requests, _] = &self.metrics.requests;
         Engine {
             id: self.id.clone(),
             upper: Side {
-                cluster: process.upper.counted(requests.clone()),
+                cluster: self.upper.clone(),
                 minor: process.upper_id.minor,
                 metrics: watches.of(&format!("the upper cluster, for {}", self.id)),
             },
@@ -324,9 +327,8 @@ impl LowerCluster {
         let (process, args) = (&self.process, &node.args);
         let identity = process.node(args, node.taints.as_ref(), &lower.version);
         let settings = Arc::new(process.settings(args, &identity, node.pool.clone()));
-        let [requests, _] = &self.metrics.requests;
         let context = Context {
-            upper: process.upper.counted(requests.clone()).client,
+            upper: self.upper.client.clone(),
             lower: self.cluster.client.clone(),
             shared: Shared::new(settings.clone(), capacity.clone(), node.metrics.clone()),
             recorder: process.recorder.clone(),
