@@ -182,8 +182,9 @@ fn end(upper: &UpperSide, lower: &LowerSide, grace: i64, lower_status: &serde_js
 
 /// Nothing of a pod that is being deleted runs any more.
 fn finish(upper: &UpperSide, grace: i64) -> Step {
-    // With a grace of 0 it would be gone already: finalizers of others hold it.
-    if grace == 0 {
+    // With a grace of 0 it would be gone already, if finalizers of others did not hold it; or if the API server had not
+    // lost whoever asked, between the two writes that this takes it: then nobody else asks again.
+    if grace == 0 && (upper.held || upper.deleted) {
         Step::Wait
     } else {
         Step::DeleteUpper {

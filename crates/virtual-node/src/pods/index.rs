@@ -121,6 +121,7 @@ impl Index {
                 return None;
             }
             (new.sent, new.sent_at) = (old.sent.take(), old.sent_at);
+            new.deleted = old.deleted;
         }
         entry.upper = Some(new);
         let after = entry.references();
@@ -269,6 +270,7 @@ impl Index {
     pub fn upper_deleting(&mut self, key: &Key, uid: &str, grace: i64) {
         if let Some(upper) = self.upper_mut(key, uid) {
             upper.deletion = Some(Deletion { grace });
+            upper.deleted |= grace == 0;
         }
     }
 

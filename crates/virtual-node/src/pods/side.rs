@@ -44,6 +44,10 @@ pub struct UpperSide {
     pub phase: Box<str>,
     /// Set once deletion was asked for.
     pub deletion: Option<Deletion>,
+    /// Whether finalizers hold it.
+    pub held: bool,
+    /// Whether we have deleted it for good.
+    pub deleted: bool,
     /// Why the pod is not run below, if it is not.
     pub not_offloaded: Option<&'static str>,
     /// Whether its status shows that a kubelet has had it.
@@ -103,6 +107,11 @@ impl UpperSide {
     pub fn new(pod: UpperPod, before: Option<&Self>) -> Self {
         let status = value(pod.status.as_deref());
         let not_offloaded = not_offloaded(&pod);
+        let held = pod
+            .metadata
+            .finalizers
+            .as_ref()
+            .is_some_and(|all| !all.is_empty());
         let (version, deletion) = (
             version(pod.metadata.resource_version.as_deref()),
             deletion(&pod.metadata),
@@ -138,6 +147,8 @@ impl UpperSide {
             generation,
             phase: status["phase"].as_str().unwrap_or("Pending").into(),
             deletion,
+            held,
+            deleted: false,
             not_offloaded,
             was_placed: status["startTime"].is_string(),
             gates,

@@ -76,8 +76,14 @@ fn an_upper_pod_without_a_lower_one() {
     for (extra, expected) in [
         (json!({}), "create"),
         (json(DELETING), "delete upper 0, confirm false"),
+        // Somebody asked, and the API server lost them before it was done.
         (
             json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 0}}),
+            "delete upper 0, confirm false",
+        ),
+        (
+            json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 0,
+                                "finalizers": ["theirs"]}}),
             "wait",
         ),
         (json(ENDED), "wait"),
@@ -95,6 +101,17 @@ fn an_upper_pod_without_a_lower_one() {
             "{extra}"
         );
     }
+}
+
+#[test]
+fn a_pod_is_deleted_for_good_once() {
+    let (mut index, key) = (Index::default(), Key::new("ns", "p"));
+    let last =
+        json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 0}});
+    index.apply_upper(&key, mk_pod(&json(DELETING)));
+    index.upper_deleting(&key, "u1", 0);
+    index.apply_upper(&key, mk_pod(&last));
+    assert_eq!(name(&decide(index.get(&key).unwrap(), HOST_IP)), "wait");
 }
 
 #[test]
