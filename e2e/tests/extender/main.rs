@@ -297,7 +297,8 @@ impl Site<'_> {
         .await
     }
 
-    /// Deletes all pods of both levels, and waits until they are gone.
+    /// Deletes all pods of both levels, and waits until they are gone and the virtual nodes show it: kube-scheduler itself
+    /// passes over a Node that seems full.
     async fn clear(&self) -> Result<()> {
         let at_once = DeleteParams::default().grace_period(0);
         let mut levels = vec![self.pods()];
@@ -312,6 +313,15 @@ impl Site<'_> {
                 let left = level.list(&ListParams::default()).await?.items.len();
                 ensure!(left == 0, "{left} are left");
                 Ok(Some(()))
+            })
+            .await?;
+        }
+        let nodes: Api<Node> = Api::all(self.upper.clone());
+        for id in self.ground.lower.keys() {
+            support::await_condition("a virtual node to show its room", DEADLINE, || async {
+                let status = nodes.get(id).await?.status.unwrap_or_default();
+                let cpu = [status.capacity, status.allocatable].map(|all| all?.remove("cpu"));
+                Ok((cpu[0].is_some() && cpu[0] == cpu[1]).then_some(()))
             })
             .await?;
         }

@@ -46,9 +46,10 @@ impl Lane<'_> {
         }
         self.await_agreement(DEADLINE).await.context("before the fault")?;
         let before = self.picture().await?.pairs();
-        if row.what == What::OlderState {
-            self.lose_later(row, &prefix).await?;
-        }
+        let forgotten = match row.what {
+            What::OlderState => self.lose_later(row, &prefix).await?,
+            _ => 0,
+        };
         self.begin(row).await?;
         let reachable = (row.link, row.what) != (Link::Upper, What::ApiServer);
         match row.what {
@@ -64,7 +65,7 @@ impl Lane<'_> {
             pods: picture.above.len(),
             lost: gaps.lost,
             twice: gaps.doubled + made_twice(&self.made_below()?, &self.asked),
-            restarts: picture.restarts(&before),
+            restarts: picture.restarts(&before).abs_diff(forgotten),
             converged,
             ..Outcome::of(row, lasts)
         })
@@ -99,8 +100,8 @@ impl Lane<'_> {
     }
 
     /// Saves the store, and then lets things happen of which a restored cluster knows nothing: pods that it will lack,
-    /// and pods that will come back.
-    async fn lose_later(&mut self, row: &Row, prefix: &str) -> Result<()> {
+    /// and pods that will come back. Returns how many it will lack: each is made again, once, and counts a restart.
+    async fn lose_later(&mut self, row: &Row, prefix: &str) -> Result<u64> {
         self.faulty(row).save_store().await?;
         self.make_owned(&format!("{prefix}-late"), LATE).await?;
         for number in 0..2 {
@@ -110,7 +111,12 @@ impl Lane<'_> {
             .await
             .context("before the store is set back")?;
         self.grow_old(row).await?;
-        Ok(())
+        let mut forgotten = 0;
+        for pod in self.picture().await?.above.into_iter().filter(|pod| pod.owned) {
+            *self.asked.entry(pod.name).or_insert(1) += 1;
+            forgotten += 1;
+        }
+        Ok(forgotten)
     }
 
     /// Writes to the cluster what others do in the time by which a copy of its store is old.
