@@ -35,14 +35,17 @@ pub enum ApiError {
 // === impl ApiError ===
 
 impl ApiError {
+    /// All that [`Self::kind`] can be.
+    pub const KINDS: [&str; 4] = ["not-found", "conflict", "refused", "unavailable"];
+
     /// The kind of failure, for metrics.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::NotFound(_) => "not-found",
-            Self::Conflict(_) => "conflict",
-            Self::Refused(_) => "refused",
-            Self::Transient(_) => "unavailable",
+            Self::NotFound(_) => Self::KINDS[0],
+            Self::Conflict(_) => Self::KINDS[1],
+            Self::Refused(_) => Self::KINDS[2],
+            Self::Transient(_) => Self::KINDS[3],
         }
     }
 }

@@ -10,6 +10,7 @@ use tensile_runtime::queue::Depth;
 use tensile_runtime::requests::Requests;
 use tensile_runtime::watch::Metrics as WatchMetrics;
 
+use crate::api::ApiError;
 use crate::kubelet::Current;
 
 /// Bounds in seconds of how long statuses and watches take: the goal for statuses is 20 ms for most and 100 ms for
@@ -115,8 +116,13 @@ impl Metrics {
     }
 }
 
+/// Every reason is there from the start: a rate of a series that begins with its first failure does not show it.
 fn retries(name: &str, help: &str) -> prometheus::Result<IntCounterVec> {
-    IntCounterVec::new(Opts::new(name, help), &["reason"])
+    let retries = IntCounterVec::new(Opts::new(name, help), &["reason"])?;
+    for reason in ApiError::KINDS {
+        retries.with_label_values(&[reason]);
+    }
+    Ok(retries)
 }
 
 fn added<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
