@@ -74,6 +74,7 @@ bench *args:
 # Memory, connections and idle time of a process with many lower clusters; `just bench-clusters --clusters 100`.
 bench-clusters *args:
     cargo bench --package e2e --bench many_clusters -- {{ args }}
+
 # What a virtual node costs streams: throughput and memory, against the lower API server alone; needs real nodes.
 bench-streams *args:
     cargo bench --package e2e --bench streams -- {{ args }}
