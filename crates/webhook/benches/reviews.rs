@@ -50,8 +50,8 @@ const MEASURED: Duration = Duration::from_secs(5);
 /// Clock ticks of /proc in a second; the same on every Linux architecture that Rust supports.
 const TICKS: f64 = 100.0;
 
-/// The template's hash in a review, written over where pods are strangers.
-const HASH: &str = "5d9c7b8f6d";
+/// The template's hash as a label in a review, and nowhere else in it; written over where pods are strangers.
+const HASH: &str = "9753102468";
 /// Counts the strangers.
 static MADE: AtomicU64 = AtomicU64::new(0);
 
