@@ -68,21 +68,7 @@ struct Needs {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    if !args.bench {
-        println!(
-            "nothing is measured without --bench, which `cargo bench -p e2e --bench many_clusters` gives"
-        );
-        return Ok(());
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        tokio::select! {
-            result = measure(&args) => result,
-            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
-        }
-    })
+    e2e::measure::run("many_clusters", args.bench, measure(&args))
 }
 
 async fn measure(args: &Args) -> Result<()> {

@@ -40,20 +40,7 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    if !args.bench {
-        println!("nothing is measured without --bench, which `cargo bench -p e2e --bench extender` gives");
-        return Ok(());
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        tokio::select! {
-            result = report(&args) => result,
-            // Returning drops the clusters, which ends and removes them.
-            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
-        }
-    })
+    e2e::measure::run("extender", args.bench, report(&args))
 }
 
 /// Measures and reports; what was found before a failure is printed too.

@@ -27,21 +27,7 @@ use latency::Paced;
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    if !args.bench {
-        println!("nothing is measured without --bench, which `cargo bench -p e2e --bench offload` gives");
-        return Ok(());
-    }
-    // One thread is enough for the load, and leaves the cores to what is measured.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        tokio::select! {
-            result = report(&args) => result,
-            // Returning drops the clusters, which ends and removes them.
-            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
-        }
-    })
+    e2e::measure::run("offload", args.bench, report(&args))
 }
 
 /// Measures and reports; what was found before a failure is printed too.

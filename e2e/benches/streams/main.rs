@@ -35,21 +35,7 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    if !args.bench {
-        println!("nothing is measured without --bench, which `cargo bench -p e2e --bench streams` gives");
-        return Ok(());
-    }
-    // One thread is enough for the load, and leaves the cores to what is measured.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        tokio::select! {
-            result = report(&args) => result,
-            // Returning drops the clusters, which ends and removes them.
-            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
-        }
-    })
+    e2e::measure::run("streams", args.bench, report(&args))
 }
 
 async fn report(args: &Args) -> Result<()> {

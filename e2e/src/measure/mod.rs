@@ -17,6 +17,8 @@ mod report;
 mod samples;
 mod traffic;
 
+use anyhow::Result;
+
 pub use audit::{AuditLog, Request, Requests};
 pub use cpu::{CpuTimes, peak_rss};
 pub use machine::describe_machine;
@@ -24,3 +26,26 @@ pub use pods::{PodWatch, Progress, Seen};
 pub use report::{Line, Report, Table};
 pub use samples::Samples;
 pub use traffic::{Bytes, Traffic};
+
+/// Runs the bench target `name` until it is done or Ctrl-C comes. `bench` is the flag that `cargo bench` gives; without it,
+/// as from `cargo test --benches`, nothing is measured.
+///
+/// # Errors
+/// Those of the work, and the interruption.
+pub fn run(name: &str, bench: bool, work: impl Future<Output = Result<()>>) -> Result<()> {
+    if !bench {
+        println!("nothing is measured without --bench, which `cargo bench -p e2e --bench {name}` gives");
+        return Ok(());
+    }
+    // One thread is enough for the load, and leaves the cores to what is measured.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        tokio::select! {
+            result = work => result,
+            // Returning drops the clusters, which ends and removes them.
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+        }
+    })
+}
