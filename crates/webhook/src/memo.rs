@@ -97,7 +97,7 @@ impl Memo {
         request: &Request<'_>,
         surroundings: &impl Surroundings,
     ) -> Result<Arc<Decided>, ReviewError> {
-        let parts = request.object.as_ref().and_then(|object| object.parts());
+        let parts = request.object.as_ref().and_then(|object| object.parts().ok());
         let Some(parts) = parts else {
             return Decided::new(request, &self.rules, surroundings).map(Arc::new);
         };

@@ -102,23 +102,27 @@ impl Pod {
     /// # Errors
     /// When a part that decisions need has another type than it should.
     pub fn parse(object: &Loose<Object<'_>>) -> Result<Self, PodError> {
-        let object = there("object", Some(object))?;
-        let metadata = there("metadata", object.metadata.as_ref())?;
-        let spec = there("spec", object.spec.as_ref())?;
+        let [
+            owners,
+            labels,
+            annotations,
+            node_selector,
+            affinity,
+            tolerations,
+            spread,
+            scheduler_name,
+        ] = object.parts()?;
         Ok(Self {
-            labels: part("metadata.labels", metadata.labels)?,
-            annotations: part("metadata.annotations", metadata.annotations)?,
-            owners: part("metadata.ownerReferences", metadata.owner_references)?.unwrap_or_default(),
+            labels: part("metadata.labels", labels)?,
+            annotations: part("metadata.annotations", annotations)?,
+            owners: part("metadata.ownerReferences", owners)?.unwrap_or_default(),
             constraints: Constraints {
-                node_selector: part("spec.nodeSelector", spec.node_selector)?,
-                affinity: part("spec.affinity", spec.affinity)?,
-                tolerations: part("spec.tolerations", spec.tolerations)?,
-                topology_spread_constraints: part(
-                    "spec.topologySpreadConstraints",
-                    spec.topology_spread_constraints,
-                )?,
+                node_selector: part("spec.nodeSelector", node_selector)?,
+                affinity: part("spec.affinity", affinity)?,
+                tolerations: part("spec.tolerations", tolerations)?,
+                topology_spread_constraints: part("spec.topologySpreadConstraints", spread)?,
             },
-            scheduler_name: part("spec.schedulerName", spec.scheduler_name)?,
+            scheduler_name: part("spec.schedulerName", scheduler_name)?,
         })
     }
 
@@ -202,13 +206,13 @@ impl Owner {
 // === impl Loose ===
 
 impl<'a> Loose<Object<'a>> {
-    /// The parts that a [`Pod`] is read from, as they arrived, `metadata.ownerReferences` first; `None` if the object
-    /// is no pod.
-    pub(crate) fn parts(&self) -> Option<[Option<&'a RawValue>; 7]> {
-        let object = there("object", Some(self)).ok()?;
-        let metadata = there("metadata", object.metadata.as_ref()).ok()?;
-        let spec = there("spec", object.spec.as_ref()).ok()?;
-        Some([
+    /// The parts that a [`Pod`] is read from, as they arrived, `metadata.ownerReferences` first. Nothing else of
+    /// a pod may be read: decisions are remembered by these.
+    pub(crate) fn parts(&self) -> Result<[Option<&'a RawValue>; 8], PodError> {
+        let object = there("object", Some(self))?;
+        let metadata = there("metadata", object.metadata.as_ref())?;
+        let spec = there("spec", object.spec.as_ref())?;
+        Ok([
             metadata.owner_references,
             metadata.labels,
             metadata.annotations,
@@ -216,6 +220,7 @@ impl<'a> Loose<Object<'a>> {
             spec.affinity,
             spec.tolerations,
             spec.topology_spread_constraints,
+            spec.scheduler_name,
         ])
     }
 }

@@ -8,7 +8,7 @@ use support::random::Random;
 use support::{Known, mk_pod, mk_review, mk_rules};
 use tensile_core::names;
 use tensile_webhook::memo::Memo;
-use tensile_webhook::mutate::{Namespace, mutate};
+use tensile_webhook::mutate::{Namespace, Rules, mutate};
 use tensile_webhook::review::Review;
 
 /// One of few reviews and surroundings: most were there before, and most differ from the last in one thing only.
@@ -21,6 +21,9 @@ fn mk_question(random: &mut Random) -> (Value, Known) {
         json!([]),
     ];
     let mut pod = mk_pod(random.pick(&specs));
+    if pod["spec"].is_object() && random.chance(30) {
+        pod["spec"]["schedulerName"] = json!("theirs");
+    }
     let metadata = &mut pod["metadata"];
     match random.below(6) {
         0 => metadata["labels"] = json!({}),
@@ -54,14 +57,18 @@ fn mk_question(random: &mut Random) -> (Value, Known) {
 
 #[test]
 fn a_remembered_decision_is_the_one_that_would_be_made() {
-    let memo = Memo::new(mk_rules());
+    let rules = Rules {
+        scheduler_name: Some("ours".to_owned()),
+        ..mk_rules()
+    };
+    let memo = Memo::new(rules.clone());
     let mut random = Random(1);
     for _ in 0..20_000 {
         let (review, known) = mk_question(&mut random);
         let body = review.to_string().into_bytes();
         let review = Review::parse(&body).unwrap();
         let request = review.request().unwrap();
-        let (outcome, answer) = mutate(request, &mk_rules(), &known);
+        let (outcome, answer) = mutate(request, &rules, &known);
         let decided = memo.decide(request, &known).unwrap();
         assert_eq!(
             (decided.outcome, &decided.answer),
