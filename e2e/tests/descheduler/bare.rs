@@ -85,7 +85,9 @@ async fn sweep(site: &Site<'_>, round: usize) -> Result<()> {
     let last = site.descheduler(POLICY, &[])?;
     let after = support::await_condition("all of them to run elsewhere", DEADLINE, || async {
         last.component.check_running()?;
+        // A pod on its way is in neither list if it is made again between the two; one that is lost stays missing.
         let after = by_name(site, round).await?;
+        ensure!(after.len() == PODS, "{} of {PODS} pods", after.len());
         for (name, pod) in &after {
             ensure!(
                 node_of(pod) == "vb" && support::is_ready(pod),
@@ -100,7 +102,6 @@ async fn sweep(site: &Site<'_>, round: usize) -> Result<()> {
         Ok(Some(after))
     })
     .await?;
-    ensure!(after.len() == PODS, "{} of {PODS} pods", after.len());
     for (name, pod) in &after {
         let annotations = pod.metadata.annotations.clone().unwrap_or_default();
         let first = before.get(name).context("a new name")?;
