@@ -100,7 +100,7 @@ fn report(what: &str, fleet: &mut Fleet, policy: &Policy) {
         .collect();
     times.sort();
     let (time, moves, stays) = times[ROUNDS / 2];
-    println!("| {what} | {time:.0?} | {moves} | {stays} |");
+    println!("| {what} | {} ms | {moves} | {stays} |", time.as_millis());
 }
 
 /// Ten pods of 0.4 to 1.2 CPUs on each node of 16.
@@ -122,7 +122,7 @@ fn mk_fleet(nodes: usize, pods: usize) -> Fleet {
 
 fn mk_running(index: usize, cluster: &str) -> Value {
     let owner = index / REPLICAS;
-    let milli_cpu = 400 + 100 * (index % 9) as u64;
+    let milli_cpu = 400 + 100 * (owner % 9) as u64;
     let mut pod = mk_pod(&format!("pod-{index}"), &format!("owner-{owner}"), milli_cpu, 0);
     pod["metadata"]["labels"] = json!({"app": format!("app-{owner}"), "virtual-pod": "true"});
     pod["spec"]["nodeName"] = json!(node_of(cluster));
@@ -173,10 +173,10 @@ fn stick(fleet: &mut Fleet) {
     }
 }
 
-/// Pods that need more room than any node has, but would have if three of its pods went.
+/// Pods that need more room than any node has, but would have if three of its largest pods went.
 fn wait(fleet: &mut Fleet) {
     for index in 0..BIG {
-        let pod = mk_pod(&format!("big-{index}"), &format!("big-owner-{index}"), 12_500, 0);
+        let pod = mk_pod(&format!("big-{index}"), &format!("big-owner-{index}"), 10_500, 0);
         fleet.wait(&pod, 0);
     }
 }

@@ -52,12 +52,15 @@ async fn report(args: &Args) -> Result<()> {
         ],
         ..Report::default()
     };
-    idle::measure(&ground, args.streams, &mut report)
-        .await
-        .context("idle streams")?;
-    throughput::measure(&ground, args.mib << 20, args.rounds, &mut report)
-        .await
-        .context("throughput")?;
+    let result = measure(args, &ground, &mut report).await;
+    // What was found before a failure is printed too.
     println!("{}", report.text());
-    Ok(())
+    result
+}
+
+async fn measure(args: &Args, ground: &Ground, report: &mut Report) -> Result<()> {
+    let idle = idle::measure(ground, args.streams, report).await;
+    idle.context("idle streams")?;
+    let throughput = throughput::measure(ground, args.mib << 20, args.rounds, report).await;
+    throughput.context("throughput")
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::measure::{Line, Report, Samples};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -16,6 +16,10 @@ const GOAL: f64 = 1.25;
 const MESSAGE: usize = 32 << 10;
 /// Bytes of a small stream before anything is measured.
 const WARM_UP: usize = 8 << 20;
+/// In the last message, the status on a channel of its own, when the command ended well.
+const SUCCESS: &[u8] = br#""status":"Success""#;
+/// Bytes at the end in which the status is looked for; it is alone there, and has about a hundred.
+const TAIL: usize = 1 << 10;
 
 /// Where an exec is asked for.
 struct Path {
@@ -71,10 +75,11 @@ pub(crate) async fn measure(ground: &Ground, bytes: usize, rounds: usize, report
         let mut times = [const { Vec::new() }; 3];
         for round in 0..=rounds {
             for (path, times) in paths.iter().zip(&mut times) {
-                if round == 0 {
-                    path.time(direction, WARM_UP).await?;
-                } else {
-                    times.push(path.time(direction, bytes).await?);
+                let bytes = if round == 0 { WARM_UP } else { bytes };
+                let took = path.time(direction, bytes).await;
+                let took = took.with_context(|| format!("{direction:?}, {}", path.what))?;
+                if round > 0 {
+                    times.push(took);
                 }
             }
         }
@@ -143,17 +148,18 @@ impl Path {
     }
 }
 
-/// Reads to the end, whatever it is; counts.
+/// Reads until the command has ended well; counts. What is after the status does not matter: servers of Go end with no
+/// close_notify, or with a reset if a byte from here is still unread.
 async fn drain(reader: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<usize> {
-    let mut buffer = vec![0; 64 << 10];
-    let mut total = 0;
+    let (mut buffer, mut tail, mut total) = (vec![0; 64 << 10], Vec::new(), 0);
     loop {
-        match reader.read(&mut buffer).await {
-            Ok(0) => return Ok(total),
-            Ok(read) => total += read,
-            // Servers of Go end without close_notify.
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(total),
-            Err(error) => return Err(error.into()),
+        let read = reader.read(&mut buffer).await?;
+        ensure!(read > 0, "the stream ended without a status after {total} bytes");
+        total += read;
+        tail.extend_from_slice(&buffer[read.saturating_sub(TAIL)..read]);
+        tail.drain(..tail.len().saturating_sub(TAIL));
+        if tail.windows(SUCCESS.len()).any(|bytes| bytes == SUCCESS) {
+            return Ok(total);
         }
     }
 }
