@@ -16,6 +16,9 @@ const GOAL: f64 = 1.25;
 const MESSAGE: usize = 32 << 10;
 /// Bytes of a small stream before anything is measured.
 const WARM_UP: usize = 8 << 20;
+/// Channels: standard input, and one to close others by their number.
+const STDIN: u8 = 0;
+const CLOSE: u8 = 255;
 /// In the last message, the status on a channel of its own, when the command ended well.
 const SUCCESS: &[u8] = br#""status":"Success""#;
 /// Bytes at the end in which the status is looked for; it is alone there, and has about a hundred.
@@ -35,6 +38,19 @@ struct Path {
 enum Direction {
     Down,
     Up,
+}
+
+// === impl Direction ===
+
+impl Direction {
+    /// Only the newest can tell that the input is at its end. An API server translates it to SPDY; the others pass it as
+    /// they are, so that the way down is the shorter one.
+    fn protocol(self) -> &'static str {
+        match self {
+            Self::Down => "v4.channel.k8s.io",
+            Self::Up => "v5.channel.k8s.io",
+        }
+    }
 }
 
 fn paths(ground: &Ground) -> Result<[Path; 3]> {
@@ -111,7 +127,7 @@ impl Path {
     async fn time(&self, direction: Direction, bytes: usize) -> Result<Duration> {
         let (command, switches) = match direction {
             Direction::Down => (format!("head -c {bytes} /dev/zero"), &self.switches[1..]),
-            Direction::Up => (format!("head -c {bytes} > /dev/null"), &self.switches[..]),
+            Direction::Up => ("cat > /dev/null".to_owned(), &self.switches[..]),
         };
         let command = command.replace(' ', "+").replace('>', "%3E").replace('/', "%2F");
         let target = format!(
@@ -121,7 +137,8 @@ impl Path {
         );
         let head = format!(
             "GET {target} HTTP/1.1\nUpgrade: websocket\nSec-WebSocket-Version: 13\n\
-             Sec-WebSocket-Key: dGVuc2lsZSBzYW1wbGUhIQ==\nSec-WebSocket-Protocol: v4.channel.k8s.io\n"
+             Sec-WebSocket-Key: dGVuc2lsZSBzYW1wbGUhIQ==\nSec-WebSocket-Protocol: {}\n",
+            direction.protocol()
         );
         let stream = self.dialer.open(self.address, &head).await?;
         let start = Instant::now();
@@ -131,9 +148,10 @@ impl Path {
                 let mut left = bytes;
                 while left > 0 {
                     let size = left.min(MESSAGE);
-                    writer.write_all(&message(size)).await?;
+                    writer.write_all(&message(STDIN, size)).await?;
                     left -= size;
                 }
+                writer.write_all(&message(CLOSE, 1)).await?;
                 writer.flush().await?;
             }
             anyhow::Ok(())
@@ -164,12 +182,13 @@ async fn drain(reader: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<usize
     }
 }
 
-/// A binary message on the channel of standard input, masked with zeros, which changes nothing.
-fn message(bytes: usize) -> Vec<u8> {
+/// A binary message on a channel, so many zeros, masked with zeros, which changes nothing. Zero is the channel of
+/// standard input, too, when it is closed.
+fn message(channel: u8, bytes: usize) -> Vec<u8> {
     let length = u16::try_from(bytes + 1).unwrap_or(u16::MAX);
     let mut message = vec![0x82, 0x80 | 126];
     message.extend(length.to_be_bytes());
-    message.extend([0; 4]);
-    message.resize(message.len() + usize::from(length), 0);
+    message.extend([0, 0, 0, 0, channel]);
+    message.resize(message.len() + bytes, 0);
     message
 }
