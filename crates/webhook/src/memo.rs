@@ -11,7 +11,7 @@ use quick_cache::sync::Cache;
 use serde_json::value::RawValue;
 
 use crate::mutate::{Namespace, Outcome, Rules, Surroundings, mutate};
-use crate::pod::controller;
+use crate::pod::lineage;
 use crate::review::{Encoded, Request, ReviewError};
 
 /// Bytes of keys and answers that are kept. A template with its answer is 2 to 4 KB, so that this is more templates
@@ -87,10 +87,10 @@ impl Memo {
         let Some(parts) = parts else {
             return Decided::new(request, &self.rules, surroundings).map(Arc::new);
         };
-        let owner = surroundings.any_avoided().then(|| controller(parts[0])).flatten();
+        let lineage = surroundings.any_avoided().then(|| lineage(&parts)).flatten();
         let seen = Seen {
             namespace: surroundings.namespace(request.namespace.as_deref().unwrap_or_default()),
-            avoided: owner.map_or_else(Vec::new, |owner| surroundings.avoided(&owner)),
+            avoided: lineage.map_or_else(Vec::new, |lineage| surroundings.avoided(&lineage)),
         };
         let key = key(request, &parts, &seen);
         if let Some(decided) = self.decided.get(&key[..]) {

@@ -167,11 +167,17 @@ impl<'a> Pod<'a> {
     }
 }
 
-/// UID of the controller among `metadata.ownerReferences`, where they can be read.
-pub(crate) fn controller(owners: Option<&RawValue>) -> Option<Cow<'_, str>> {
-    let owners: Vec<Owner<'_>> = serde_json::from_str(owners?.get()).ok()?;
-    let controller = owners.into_iter().find(Owner::controls)?;
-    Some(controller.uid)
+/// [`Pod::lineage`] of the pod with these [`parts`](Loose::parts), where they can be read.
+pub(crate) fn lineage(parts: &[Option<&RawValue>; 8]) -> Option<String> {
+    let [owners, _, annotations, ..] = parts;
+    let pod = Pod {
+        owners: part("metadata.ownerReferences", *owners)
+            .ok()?
+            .unwrap_or_default(),
+        annotations: part("metadata.annotations", *annotations).ok()?,
+        ..Pod::default()
+    };
+    pod.lineage().map(str::to_owned)
 }
 
 /// Reads a part that may be missing.

@@ -25,12 +25,16 @@ fn mk_question(random: &mut Random) -> (Value, Known) {
         pod["spec"]["schedulerName"] = json!("theirs");
     }
     let metadata = &mut pod["metadata"];
-    match random.below(6) {
+    match random.below(7) {
         0 => metadata["labels"] = json!({}),
         1 => metadata["annotations"] = json!({names::CLUSTER_SELECTOR: r#"{"nodeSelector":{"zone":"b"}}"#}),
         2 => metadata["annotations"] = json!({names::CLUSTER_SELECTOR: "nonsense"}),
         3 => metadata["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "DaemonSet"}]),
         4 => metadata["ownerReferences"] = json!("nonsense"),
+        5 => {
+            metadata["ownerReferences"] = json!([]);
+            metadata["annotations"] = json!({names::MOVED_FROM: "the first one's UID"});
+        }
         _ => {}
     }
     let mut review = mk_review(&pod);
