@@ -15,13 +15,13 @@ const FIELDS: &str = "matchFields";
 /// Takes out what [`add`] put in for these nodes.
 pub(crate) fn remove(affinity: &mut Option<Value>, nodes: &[&str]) {
     let Some(terms) = terms_mut(affinity) else { return };
-    let ours: Vec<Value> = nodes.iter().map(|node| keep_off(node)).collect();
+    let is_ours = |requirement: &Value| nodes.iter().any(|node| *requirement == keep_off(node));
     let mut emptied = false;
     for term in terms.iter_mut().filter_map(Value::as_object_mut) {
         let Some(Value::Array(fields)) = term.get_mut(FIELDS) else {
             continue;
         };
-        fields.retain(|requirement| !ours.contains(requirement));
+        fields.retain(|requirement| !is_ours(requirement));
         if fields.is_empty() {
             term.remove(FIELDS);
         }

@@ -58,7 +58,7 @@ impl Service {
         Router::new()
             .route("/", post(review))
             .route("/mutate", post(review))
-            .with_state(self)
+            .with_state(Arc::new(self))
             .layer(DefaultBodyLimit::max(BODY_LIMIT))
             .layer(GlobalConcurrencyLimitLayer::new(CONCURRENCY))
             .layer(TimeoutLayer::with_status_code(
@@ -85,11 +85,11 @@ impl Service {
                 "pod"
             );
         }
-        Ok((outcome, decided.respond(&review)?))
+        Ok((outcome, review.answer(answer)?))
     }
 }
 
-async fn review(State(service): State<Service>, body: Bytes) -> Response {
+async fn review(State(service): State<Arc<Service>>, body: Bytes) -> Response {
     let start = Instant::now();
     let decided = service.decide(&body).await;
     let outcome = decided.as_ref().ok().map(|(outcome, _)| *outcome);

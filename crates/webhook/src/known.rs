@@ -89,6 +89,10 @@ impl Surroundings for Known {
         self.namespaces.read().get(name).cloned().unwrap_or_default()
     }
 
+    fn any_avoided(&self) -> bool {
+        !self.avoidance.load().is_empty()
+    }
+
     fn avoided(&self, owner: &str) -> Vec<String> {
         let avoidance = self.avoidance.load();
         if avoidance.is_empty() {

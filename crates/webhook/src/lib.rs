@@ -14,6 +14,7 @@ mod avoid;
 pub mod certs;
 pub mod http;
 pub mod known;
+pub mod loose;
 pub mod memo;
 pub mod metrics;
 pub mod mutate;

@@ -11,8 +11,8 @@ use quick_cache::sync::Cache;
 use serde_json::value::RawValue;
 
 use crate::mutate::{Namespace, Outcome, Rules, Surroundings, mutate};
-use crate::pod::controller;
-use crate::review::{Answer, Request, Review, ReviewError};
+use crate::pod::lineage;
+use crate::review::{Encoded, Request, ReviewError};
 
 /// Bytes of keys and answers that are kept. A template with its answer is 2 to 4 KB, so that this is more templates
 /// than a cluster creates pods from at one time.
@@ -22,15 +22,13 @@ const ENTRIES: usize = 1 << 10;
 /// Longest key that is kept: a pod with more metadata than this is no replica of many.
 const KEY_MAX: usize = 64 << 10;
 
-/// A decision with its patch as it is sent.
+/// A decision as it is remembered: without the operations, which are many small pieces of memory.
 #[derive(Debug)]
 pub struct Decided {
     /// What was decided.
     pub outcome: Outcome,
     /// The answer.
-    pub answer: Answer,
-    /// Its patch in base64.
-    patch: Option<String>,
+    pub answer: Encoded,
 }
 
 /// Decides about reviews under rules that stay, and remembers.
@@ -59,20 +57,8 @@ impl Decided {
     /// Never in practice: a patch is plain data.
     fn new(request: &Request<'_>, rules: &Rules, seen: &impl Surroundings) -> Result<Self, ReviewError> {
         let (outcome, answer) = mutate(request, rules, seen);
-        let patch = answer.encoded_patch()?;
-        Ok(Self {
-            outcome,
-            answer,
-            patch,
-        })
-    }
-
-    /// The response body to this question.
-    ///
-    /// # Errors
-    /// As [`Review::answer`].
-    pub fn respond(&self, review: &Review<'_>) -> Result<Vec<u8>, ReviewError> {
-        review.respond(&self.answer, self.patch.as_deref())
+        let answer = answer.encode()?;
+        Ok(Self { outcome, answer })
     }
 }
 
@@ -101,9 +87,10 @@ impl Memo {
         let Some(parts) = parts else {
             return Decided::new(request, &self.rules, surroundings).map(Arc::new);
         };
+        let lineage = surroundings.any_avoided().then(|| lineage(&parts)).flatten();
         let seen = Seen {
             namespace: surroundings.namespace(request.namespace.as_deref().unwrap_or_default()),
-            avoided: controller(parts[0]).map_or_else(Vec::new, |owner| surroundings.avoided(&owner)),
+            avoided: lineage.map_or_else(Vec::new, |lineage| surroundings.avoided(&lineage)),
         };
         let key = key(request, &parts, &seen);
         if let Some(decided) = self.decided.get(&key[..]) {
@@ -147,6 +134,10 @@ impl Surroundings for Seen {
         self.namespace.clone()
     }
 
+    fn any_avoided(&self) -> bool {
+        !self.avoided.is_empty()
+    }
+
     fn avoided(&self, _: &str) -> Vec<String> {
         self.avoided.clone()
     }
@@ -156,8 +147,6 @@ impl Surroundings for Seen {
 
 impl Weighter<Box<[u8]>, Arc<Decided>> for Bytes {
     fn weight(&self, key: &Box<[u8]>, decided: &Arc<Decided>) -> u64 {
-        // The operations take about as much as their text, which base64 makes a third longer.
-        let answer = decided.patch.as_ref().map_or(0, String::len) * 2;
-        (key.len() + answer + size_of::<Decided>()) as u64
+        (key.len() + decided.answer.patch_len() + size_of::<Decided>()) as u64
     }
 }

@@ -2,19 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use json_patch::jsonptr::PointerBuf;
+use json_patch::jsonptr::Pointer;
 use serde_json::{Map, Value};
 use tensile_core::names;
 use tensile_core::stash::{SplitError, Stash, StashError, split};
 
 use crate::avoid;
 use crate::patch::Patch;
-use crate::pod::{Pod, changes};
+use crate::pod::{Pod, Text, Texts, changes};
 use crate::review::{Answer, Request};
 use crate::tolerations::{self, WhenUnreachable};
 
 /// What the API server makes of a pod that names no scheduler.
 const DEFAULT_SCHEDULER: &str = "default-scheduler";
+const LABELS: &Pointer = Pointer::from_static("/metadata/labels");
+const ANNOTATIONS: &Pointer = Pointer::from_static("/metadata/annotations");
+const SCHEDULER_NAME: &Pointer = Pointer::from_static("/spec/schedulerName");
 
 /// What the operator decided, the same for every pod.
 #[derive(Clone, Debug)]
@@ -42,6 +45,8 @@ pub struct Namespace {
 pub trait Surroundings {
     /// The namespace, empty if it is unknown.
     fn namespace(&self, name: &str) -> Namespace;
+    /// Whether pods of any owner avoid a virtual node; nearly always none do.
+    fn any_avoided(&self) -> bool;
     /// The virtual nodes that pods of this owner avoid now.
     fn avoided(&self, owner: &str) -> Vec<String>;
 }
@@ -187,7 +192,7 @@ fn decide(
 
 /// The pod's own word, else its namespace's, else the operator's. A word that means nothing is warned about.
 fn when_unreachable(
-    pod: &Pod,
+    pod: &Pod<'_>,
     namespace: &Namespace,
     rules: &Rules,
     warnings: &mut Vec<String>,
@@ -209,7 +214,12 @@ fn when_unreachable(
 }
 
 /// The operations that make the pod as it should be.
-fn changed(pod: &Pod, rules: &Rules, policy: WhenUnreachable, avoided: &[String]) -> Result<Patch, Obstacle> {
+fn changed(
+    pod: &Pod<'_>,
+    rules: &Rules,
+    policy: WhenUnreachable,
+    avoided: &[String],
+) -> Result<Patch, Obstacle> {
     let mut own = pod.constraints.clone();
     let avoided_before = pod.annotation(names::AVOIDED_NODES).unwrap_or_default();
     avoid::remove(&mut own.affinity, &avoided_before.split(',').collect::<Vec<_>>());
@@ -228,7 +238,7 @@ fn changed(pod: &Pod, rules: &Rules, policy: WhenUnreachable, avoided: &[String]
 
     let mut patch = Patch::default();
     let label = (names::VIRTUAL_POD, Some("true".to_owned()));
-    put(&mut patch, "labels", pod.labels.as_ref(), [label].into_iter());
+    put(&mut patch, LABELS, pod.labels.as_ref(), [label].into_iter());
     // The same stash in other words is left in the user's words.
     let stash = if before.as_ref() == Some(&done.stash) {
         stashed.to_owned()
@@ -248,24 +258,24 @@ fn changed(pod: &Pod, rules: &Rules, policy: WhenUnreachable, avoided: &[String]
     ];
     put(
         &mut patch,
-        "annotations",
+        ANNOTATIONS,
         pod.annotations.as_ref(),
         annotations.into_iter(),
     );
-    for (member, before, after) in changes(&pod.constraints, &upper) {
-        patch.change(PointerBuf::from_tokens(["spec", member]), before, after);
+    for (path, before, after) in changes(&pod.constraints, &upper) {
+        patch.change(path, before, after);
     }
     set_scheduler(&mut patch, pod, rules);
     Ok(patch)
 }
 
 /// The API server has filled in the default by now: a pod that names it, and one that names none, are alike.
-fn set_scheduler(patch: &mut Patch, pod: &Pod, rules: &Rules) {
+fn set_scheduler(patch: &mut Patch, pod: &Pod<'_>, rules: &Rules) {
     let before = pod.scheduler_name.as_deref();
     let is_default = matches!(before, None | Some("" | DEFAULT_SCHEDULER));
     if let Some(name) = rules.scheduler_name.as_deref().filter(|_| is_default) {
         patch.change(
-            PointerBuf::from_tokens(["spec", "schedulerName"]),
+            SCHEDULER_NAME,
             before.map(Value::from).as_ref(),
             Some(&name.into()),
         );
@@ -275,21 +285,19 @@ fn set_scheduler(patch: &mut Patch, pod: &Pod, rules: &Rules) {
 /// Sets or removes entries of `metadata.labels` or `.annotations`; the map is made if the pod has none.
 fn put(
     patch: &mut Patch,
-    member: &str,
-    before: Option<&std::collections::BTreeMap<String, String>>,
+    path: &Pointer,
+    before: Option<&Texts<'_>>,
     entries: impl Iterator<Item = (&'static str, Option<String>)>,
 ) {
-    let path = PointerBuf::from_tokens(["metadata", member]);
     let Some(before) = before else {
         let entries = entries.filter_map(|(key, value)| Some((key.to_owned(), value?.into())));
         return patch.change(path, None, Some(&Value::Object(entries.collect::<Map<_, _>>())));
     };
     for (key, value) in entries {
-        let before = before.get(key).map(|value| Value::from(value.as_str()));
-        patch.change(
-            path.with_trailing_token(key),
-            before.as_ref(),
-            value.map(Value::from).as_ref(),
-        );
+        let before = before.get(key).map(Text::as_str);
+        if before != value.as_deref() {
+            let [before, after] = [before.map(Value::from), value.map(Value::from)];
+            patch.change(&path.with_trailing_token(key), before.as_ref(), after.as_ref());
+        }
     }
 }

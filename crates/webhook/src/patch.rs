@@ -1,6 +1,6 @@
 //! The smallest RFC 6902 operations that turn one JSON value into another, for values of known shape.
 
-use json_patch::jsonptr::PointerBuf;
+use json_patch::jsonptr::{Pointer, PointerBuf};
 use json_patch::{AddOperation, PatchOperation, RemoveOperation, ReplaceOperation};
 use serde_json::Value;
 
@@ -21,20 +21,29 @@ impl Patch {
 
     /// Adds what turns `before` into `after` at `path`. What is the same in both is not touched; lists are
     /// changed entry by entry as long as none has to go.
-    pub fn change(&mut self, path: PointerBuf, before: Option<&Value>, after: Option<&Value>) {
+    pub fn change(&mut self, path: &Pointer, before: Option<&Value>, after: Option<&Value>) {
+        if before != after {
+            self.differ(&mut path.to_buf(), before, after);
+        }
+    }
+
+    /// As [`Self::change`], for what is known to differ. The path is as it was when this returns.
+    fn differ(&mut self, path: &mut PointerBuf, before: Option<&Value>, after: Option<&Value>) {
         match (before, after) {
-            (before, after) if before == after => {}
-            (None, Some(value)) => self.add(path, value.clone()),
-            (Some(_), None) => self
-                .operations
-                .push(PatchOperation::Remove(RemoveOperation { path })),
+            (None, Some(value)) => self.add(path.clone(), value.clone()),
+            (Some(_), None) => {
+                let path = path.clone();
+                self.operations
+                    .push(PatchOperation::Remove(RemoveOperation { path }));
+            }
             (Some(Value::Object(before)), Some(Value::Object(after))) => {
-                // A path is written only for what differs: most members do not.
                 for (key, value) in before
                     .iter()
                     .filter(|(key, value)| after.get(*key) != Some(*value))
                 {
-                    self.change(path.with_trailing_token(key), Some(value), after.get(key));
+                    path.push_back(key);
+                    self.differ(path, Some(value), after.get(key));
+                    path.pop_back();
                 }
                 for (key, value) in after.iter().filter(|(key, _)| !before.contains_key(*key)) {
                     self.add(path.with_trailing_token(key), value.clone());
@@ -43,14 +52,16 @@ impl Patch {
             (Some(Value::Array(before)), Some(Value::Array(after))) if before.len() <= after.len() => {
                 let pairs = before.iter().zip(after).enumerate();
                 for (index, (before, after)) in pairs.filter(|(_, (before, after))| before != after) {
-                    self.change(path.with_trailing_token(index), Some(before), Some(after));
+                    path.push_back(index);
+                    self.differ(path, Some(before), Some(after));
+                    path.pop_back();
                 }
                 for value in &after[before.len()..] {
                     self.add(path.with_trailing_token("-"), value.clone());
                 }
             }
             (_, Some(value)) => {
-                let value = value.clone();
+                let (path, value) = (path.clone(), value.clone());
                 self.operations
                     .push(PatchOperation::Replace(ReplaceOperation { path, value }));
             }
@@ -102,7 +113,7 @@ mod tests {
             ),
         ] {
             let mut patch = Patch::default();
-            patch.change(PointerBuf::new(), Some(&before), Some(&after));
+            patch.change(Pointer::root(), Some(&before), Some(&after));
             let operations = patch.into_operations();
             assert_eq!(
                 serde_json::to_value(&operations).unwrap(),

@@ -1,41 +1,52 @@
 //! The pod of a review, read as far as decisions need. Each part is read by itself, so that what cannot be
 //! understood can be named.
 
+use std::borrow::{Borrow, Cow};
 use std::collections::BTreeMap;
-use std::fmt;
-use std::marker::PhantomData;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use json_patch::jsonptr::Pointer;
+use serde::Deserialize;
+use serde::de::Error;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tensile_core::names;
 use tensile_core::stash::Constraints;
 
+use crate::loose::Loose;
+
 /// The parts of a pod that the webhook looks at. Keys and values are as they arrived.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Pod {
+pub struct Pod<'a> {
     /// `metadata.labels`; `None` if the pod has no such member.
-    pub labels: Option<BTreeMap<String, String>>,
+    pub labels: Option<Texts<'a>>,
     /// `metadata.annotations`; `None` if the pod has no such member.
-    pub annotations: Option<BTreeMap<String, String>>,
+    pub annotations: Option<Texts<'a>>,
     /// `metadata.ownerReferences`.
-    pub owners: Vec<Owner>,
+    pub owners: Vec<Owner<'a>>,
     /// The scheduling members of `spec`.
     pub constraints: Constraints,
     /// `spec.schedulerName`.
     pub scheduler_name: Option<String>,
 }
 
+/// Labels or annotations.
+pub type Texts<'a> = BTreeMap<Text<'a>, Text<'a>>;
+
+/// A string of the review, borrowed from it unless something in it is escaped.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
 /// An owner of the pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Owner {
-    api_version: String,
-    kind: String,
+pub struct Owner<'a> {
+    #[serde(borrow)]
+    api_version: Cow<'a, str>,
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
     /// UID of the owner.
-    pub uid: String,
+    #[serde(borrow)]
+    pub uid: Cow<'a, str>,
     controller: Option<bool>,
 }
 
@@ -57,15 +68,6 @@ pub struct Object<'a> {
     metadata: Option<Loose<Metadata<'a>>>,
     #[serde(borrow, default)]
     spec: Option<Loose<Spec<'a>>>,
-}
-
-/// A `T` if the JSON is an object; anything else is passed over, so that it can be named later.
-#[derive(Debug)]
-pub enum Loose<T> {
-    /// An object.
-    Is(T),
-    /// No object.
-    IsNot,
 }
 
 #[derive(Debug, Deserialize)]
@@ -96,12 +98,12 @@ struct Spec<'a> {
 
 // === impl Pod ===
 
-impl Pod {
+impl<'a> Pod<'a> {
     /// Reads a pod.
     ///
     /// # Errors
     /// When a part that decisions need has another type than it should.
-    pub fn parse(object: &Loose<Object<'_>>) -> Result<Self, PodError> {
+    pub fn parse(object: &Loose<Object<'a>>) -> Result<Self, PodError> {
         let [
             owners,
             labels,
@@ -129,7 +131,7 @@ impl Pod {
     /// The value of a label.
     #[must_use]
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.labels.as_ref()?.get(key).map(String::as_str)
+        self.labels.as_ref()?.get(key).map(Text::as_str)
     }
 
     /// The value of an annotation; an empty one is as good as none.
@@ -138,13 +140,13 @@ impl Pod {
         self.annotations
             .as_ref()?
             .get(key)
-            .map(String::as_str)
+            .map(Text::as_str)
             .filter(|value| !value.is_empty())
     }
 
     /// The owner that replaces the pod when it is gone.
     #[must_use]
-    pub fn controller(&self) -> Option<&Owner> {
+    pub fn controller(&self) -> Option<&Owner<'a>> {
         self.owners.iter().find(|owner| owner.controls())
     }
 
@@ -152,7 +154,7 @@ impl Pod {
     /// descheduler moved.
     #[must_use]
     pub fn lineage(&self) -> Option<&str> {
-        let owner = self.controller().map(|owner| owner.uid.as_str());
+        let owner = self.controller().map(|owner| &*owner.uid);
         owner.or_else(|| self.annotation(names::MOVED_FROM))
     }
 
@@ -165,11 +167,17 @@ impl Pod {
     }
 }
 
-/// UID of the controller among `metadata.ownerReferences`, where they can be read.
-pub(crate) fn controller(owners: Option<&RawValue>) -> Option<String> {
-    let owners: Vec<Owner> = serde_json::from_str(owners?.get()).ok()?;
-    let controller = owners.into_iter().find(Owner::controls)?;
-    Some(controller.uid)
+/// [`Pod::lineage`] of the pod with these [`parts`](Loose::parts), where they can be read.
+pub(crate) fn lineage(parts: &[Option<&RawValue>; 8]) -> Option<String> {
+    let [owners, _, annotations, ..] = parts;
+    let pod = Pod {
+        owners: part("metadata.ownerReferences", *owners)
+            .ok()?
+            .unwrap_or_default(),
+        annotations: part("metadata.annotations", *annotations).ok()?,
+        ..Pod::default()
+    };
+    pod.lineage().map(str::to_owned)
 }
 
 /// Reads a part that may be missing.
@@ -195,15 +203,31 @@ fn there<'a, T>(field: &'static str, part: Option<&'a Loose<T>>) -> Result<&'a T
     }
 }
 
+// === impl Text ===
+
+impl Text<'_> {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for Text<'_> {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 // === impl Owner ===
 
-impl Owner {
+impl Owner<'_> {
     fn controls(&self) -> bool {
         self.controller == Some(true)
     }
 }
 
-// === impl Loose ===
+// === impl Object ===
 
 impl<'a> Loose<Object<'a>> {
     /// The parts that a [`Pod`] is read from, as they arrived, `metadata.ownerReferences` first. Nothing else of
@@ -225,70 +249,29 @@ impl<'a> Loose<Object<'a>> {
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Loose<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(LooseVisitor(PhantomData))
-    }
-}
-
-struct LooseVisitor<T>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for LooseVisitor<T> {
-    type Value = Loose<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(map)).map(Loose::Is)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Loose::IsNot)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Loose::IsNot)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(Loose::IsNot)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(Loose::IsNot)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Loose::IsNot)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(Loose::IsNot)
-    }
-}
-
-/// What a member of `spec` was before and is after.
-pub(crate) type Change<'a> = (&'static str, Option<&'a Value>, Option<&'a Value>);
+/// Where a member of `spec` is, what it was before and what it is after.
+pub(crate) type Change<'a> = (&'static Pointer, Option<&'a Value>, Option<&'a Value>);
 
 /// The scheduling members side by side.
 pub(crate) fn changes<'a>(before: &'a Constraints, after: &'a Constraints) -> [Change<'a>; 4] {
     [
         (
-            "nodeSelector",
+            Pointer::from_static("/spec/nodeSelector"),
             before.node_selector.as_ref(),
             after.node_selector.as_ref(),
         ),
-        ("affinity", before.affinity.as_ref(), after.affinity.as_ref()),
         (
-            "tolerations",
+            Pointer::from_static("/spec/affinity"),
+            before.affinity.as_ref(),
+            after.affinity.as_ref(),
+        ),
+        (
+            Pointer::from_static("/spec/tolerations"),
             before.tolerations.as_ref(),
             after.tolerations.as_ref(),
         ),
         (
-            "topologySpreadConstraints",
+            Pointer::from_static("/spec/topologySpreadConstraints"),
             before.topology_spread_constraints.as_ref(),
             after.topology_spread_constraints.as_ref(),
         ),

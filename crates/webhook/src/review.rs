@@ -9,13 +9,18 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use json_patch::PatchOperation;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
-use crate::pod::{Loose, Object};
+use crate::loose::Loose;
+use crate::pod::Object;
 
 const KIND: &str = "AdmissionReview";
 const VERSIONS: [&str; 2] = ["admission.k8s.io/v1", "admission.k8s.io/v1beta1"];
 /// The API server cuts warnings after 256 characters (apiserver `filters/warning.go`); we do it at a character.
 const WARNING_MAX: usize = 256;
+/// Room for the operations of a usual patch, and for what a response holds besides its patch: neither then grows.
+const PATCH_ROOM: usize = 2 << 10;
+const RESPONSE_ROOM: usize = 512;
 
 /// A question of the API server.
 #[derive(Debug, Deserialize)]
@@ -94,6 +99,17 @@ pub struct Answer {
     pub warnings: Vec<String>,
 }
 
+/// An answer in the text that is sent. It is the same for all questions that are alike.
+#[derive(Debug)]
+pub struct Encoded {
+    /// As in [`Answer`].
+    pub denial: Option<String>,
+    /// As in [`Answer`].
+    pub warnings: Vec<String>,
+    /// The operations: JSON in base64, as a JSON string. Kept in its quotes, as nothing in base64 is to be escaped.
+    patch: Option<Box<RawValue>>,
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Answered<'a> {
@@ -112,7 +128,7 @@ struct Response<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     patch_type: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    patch: Option<&'a str>,
+    patch: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<&'a str>,
 }
@@ -131,7 +147,11 @@ impl<'a> Review<'a> {
     /// # Errors
     /// When it is no AdmissionReview of a known version.
     pub fn parse(body: &'a [u8]) -> Result<Self, ReviewError> {
-        let review: Self = serde_json::from_slice(body)?;
+        let review: Self = match std::str::from_utf8(body) {
+            // Checked once, and not string by string.
+            Ok(text) => serde_json::from_str(text)?,
+            Err(_) => serde_json::from_slice(body)?,
+        };
         if review.kind != KIND || !VERSIONS.contains(&&*review.api_version) {
             let (kind, version) = (review.kind.into_owned(), review.api_version.into_owned());
             return Err(ReviewError::Kind { kind, version });
@@ -151,15 +171,8 @@ impl<'a> Review<'a> {
     ///
     /// # Errors
     /// Never in practice: all of it is plain data.
-    pub fn answer(&self, answer: &Answer) -> Result<Vec<u8>, ReviewError> {
-        self.respond(answer, answer.encoded_patch()?.as_deref())
-    }
-
-    /// The response body with the answer's patch as [`Answer::encoded_patch`] gave it.
-    ///
-    /// # Errors
-    /// As [`Self::answer`].
-    pub(crate) fn respond(&self, answer: &Answer, patch: Option<&str>) -> Result<Vec<u8>, ReviewError> {
+    pub fn answer(&self, answer: &Encoded) -> Result<Vec<u8>, ReviewError> {
+        let patch = answer.patch.as_deref();
         let response = Response {
             uid: &self.request()?.uid,
             allowed: answer.denial.is_none(),
@@ -171,26 +184,56 @@ impl<'a> Review<'a> {
             patch,
             warnings: answer.warnings.iter().map(|warning| shortened(warning)).collect(),
         };
-        Ok(serde_json::to_vec(&Answered {
-            api_version: &self.api_version,
-            kind: KIND,
-            response,
-        })?)
+        let mut body = Vec::with_capacity(RESPONSE_ROOM + answer.patch_len());
+        serde_json::to_writer(
+            &mut body,
+            &Answered {
+                api_version: &self.api_version,
+                kind: KIND,
+                response,
+            },
+        )?;
+        Ok(body)
     }
 }
 
 // === impl Answer ===
 
 impl Answer {
-    /// The patch as a response carries it: JSON in base64; `None` if nothing changes.
+    /// The answer as it is sent.
     ///
     /// # Errors
     /// Never in practice: all of it is plain data.
-    pub(crate) fn encoded_patch(&self) -> Result<Option<String>, ReviewError> {
-        match self.patch.as_slice() {
-            [] => Ok(None),
-            patch => Ok(Some(STANDARD.encode(serde_json::to_vec(patch)?))),
-        }
+    pub fn encode(self) -> Result<Encoded, ReviewError> {
+        let patch = match self.patch.as_slice() {
+            [] => None,
+            operations => Some(encode_patch(operations)?),
+        };
+        Ok(Encoded {
+            denial: self.denial,
+            warnings: self.warnings,
+            patch,
+        })
+    }
+}
+
+fn encode_patch(operations: &[PatchOperation]) -> serde_json::Result<Box<RawValue>> {
+    let mut json = Vec::with_capacity(PATCH_ROOM);
+    serde_json::to_writer(&mut json, operations)?;
+    // A third more, rounded up, and the quotes.
+    let mut text = String::with_capacity(json.len().div_ceil(3) * 4 + 2);
+    text.push('"');
+    STANDARD.encode_string(&json, &mut text);
+    text.push('"');
+    RawValue::from_string(text)
+}
+
+// === impl Encoded ===
+
+impl Encoded {
+    /// Bytes of the patch.
+    pub(crate) fn patch_len(&self) -> usize {
+        self.patch.as_ref().map_or(0, |patch| patch.get().len())
     }
 }
 
@@ -220,7 +263,9 @@ mod tests {
         for version in VERSIONS {
             let body = mk_body(version);
             let review = Review::parse(&body).unwrap();
-            let answer: Value = serde_json::from_slice(&review.answer(&Answer::default()).unwrap()).unwrap();
+            let answer: Value =
+                serde_json::from_slice(&review.answer(&Answer::default().encode().unwrap()).unwrap())
+                    .unwrap();
             let expected = json!({"apiVersion": version, "kind": "AdmissionReview",
                 "response": {"uid": "u-1", "allowed": true}});
             assert_eq!(answer, expected);
@@ -236,8 +281,13 @@ mod tests {
             patch: patch.0,
             ..Answer::default()
         };
-        let answer: Value =
-            serde_json::from_slice(&Review::parse(&body).unwrap().answer(&answer).unwrap()).unwrap();
+        let answer: Value = serde_json::from_slice(
+            &Review::parse(&body)
+                .unwrap()
+                .answer(&answer.encode().unwrap())
+                .unwrap(),
+        )
+        .unwrap();
         assert_eq!(answer["response"]["patchType"], "JSONPatch");
         let patch = STANDARD
             .decode(answer["response"]["patch"].as_str().unwrap())
@@ -253,8 +303,13 @@ mod tests {
             warnings: vec!["é".repeat(300)],
             ..Answer::default()
         };
-        let answer: Value =
-            serde_json::from_slice(&Review::parse(&body).unwrap().answer(&answer).unwrap()).unwrap();
+        let answer: Value = serde_json::from_slice(
+            &Review::parse(&body)
+                .unwrap()
+                .answer(&answer.encode().unwrap())
+                .unwrap(),
+        )
+        .unwrap();
         assert_eq!(answer["response"]["allowed"], false);
         assert_eq!(
             answer["response"]["status"],

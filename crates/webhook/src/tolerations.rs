@@ -91,11 +91,15 @@ fn outlast(key: &str, parsed: &[Toleration], list: &mut [Value], add: &mut Vec<V
 }
 
 fn bears_provider(tolerations: &[Toleration]) -> bool {
+    let mut taint = Taint {
+        key: names::PROVIDER_TAINT.into(),
+        value: names::PROVIDER_TAINT_VALUE.into(),
+        effect: Effect::NoSchedule,
+    };
     [Effect::NoSchedule, Effect::PreferNoSchedule, Effect::NoExecute]
         .into_iter()
         .all(|effect| {
-            let (key, value) = (names::PROVIDER_TAINT.into(), names::PROVIDER_TAINT_VALUE.into());
-            let taint = Taint { key, value, effect };
+            taint.effect = effect;
             tolerations.iter().any(|toleration| toleration.tolerates(&taint))
         })
 }

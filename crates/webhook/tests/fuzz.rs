@@ -202,8 +202,14 @@ fn admit(body: &[u8], known: &Known, memo: &Memo, proper: &HashMap<String, Strin
     };
     let (outcome, answer) = mutate(request, &rules, known);
     let remembered = memo.decide(request, known).unwrap();
-    assert_eq!((remembered.outcome, &remembered.answer), (outcome, &answer));
-    serde_json::from_slice::<Value>(&review.answer(&answer).unwrap()).unwrap();
+    let encoded = answer.clone().encode().unwrap();
+    let [remembered_body, body_anew] =
+        [&remembered.answer, &encoded].map(|answer| review.answer(answer).unwrap());
+    assert_eq!(
+        (remembered.outcome, remembered_body),
+        (outcome, body_anew.clone())
+    );
+    serde_json::from_slice::<Value>(&body_anew).unwrap();
     if outcome != Outcome::Patched {
         return false;
     }

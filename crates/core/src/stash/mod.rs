@@ -32,6 +32,8 @@ use crate::read::{Under, object, present};
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 pub(crate) const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+/// Room for an annotation of usual length, in bytes: it then does not grow while it is written.
+const USUAL_LENGTH: usize = 1 << 10;
 /// The members of an affinity that speak about other pods, each with both fields.
 const AMONG_PODS: [&str; 2] = ["podAffinity", "podAntiAffinity"];
 
@@ -137,8 +139,10 @@ impl Stash {
     /// The annotation's text.
     #[must_use]
     pub fn encode(&self) -> String {
-        // Serialising JSON values into a string cannot fail.
-        serde_json::to_string(self).unwrap_or_default()
+        let mut text = Vec::with_capacity(USUAL_LENGTH);
+        // Serialising JSON values into memory cannot fail, and gives UTF-8.
+        let _written = serde_json::to_writer(&mut text, self);
+        String::from_utf8(text).unwrap_or_default()
     }
 }
 

@@ -27,6 +27,10 @@ impl Surroundings for Known {
     fn namespace(&self, _: &str) -> Namespace {
         self.namespace.clone()
     }
+    fn any_avoided(&self) -> bool {
+        !self.avoided.is_empty()
+    }
+
     fn avoided(&self, _: &str) -> Vec<String> {
         self.avoided.clone()
     }
@@ -82,7 +86,7 @@ pub(crate) fn admit_review(review: &Value, rules: &Rules, known: &Known) -> Admi
     let body = serde_json::to_vec(review).unwrap();
     let parsed = Review::parse(&body).unwrap();
     let (outcome, answer) = mutate(parsed.request().unwrap(), rules, known);
-    let answer: Value = serde_json::from_slice(&parsed.answer(&answer).unwrap()).unwrap();
+    let answer: Value = serde_json::from_slice(&parsed.answer(&answer.encode().unwrap()).unwrap()).unwrap();
     let response = &answer["response"];
     let patch = response["patch"]
         .as_str()
