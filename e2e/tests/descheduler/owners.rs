@@ -39,6 +39,7 @@ fn of_many_owners_no_replica_is_lost_or_one_too_many() -> TestResult {
     on_site(async |site| {
         let (owners, replicas) = sizes();
         let all = owners * replicas;
+        let deadline = DEADLINE * (1 + u32::try_from(all / 100)?);
         site.cordon("vb", true).await?;
         // There is no lower scheduler while pods come, and the next one finds all nodes cordoned.
         site.cluster("va").stop_component("kube-scheduler").await?;
@@ -48,7 +49,7 @@ fn of_many_owners_no_replica_is_lost_or_one_too_many() -> TestResult {
             site.deploy(&app, replicas, template).await?;
         }
         let below = site.below("va").await?;
-        support::await_condition("all lower pods to be there", DEADLINE, || async {
+        support::await_condition("all lower pods to be there", deadline, || async {
             let found = below.list(&ListParams::default()).await?.items.len();
             ensure!(found == all, "{found} of {all}");
             Ok(Some(()))
@@ -71,7 +72,7 @@ fn of_many_owners_no_replica_is_lost_or_one_too_many() -> TestResult {
         .await?;
         site.kill(first).await?;
         let second = site.descheduler(POLICY, &[])?;
-        let after = support::await_condition("all to run in the other cluster", DEADLINE, || async {
+        let after = support::await_condition("all to run in the other cluster", deadline, || async {
             second.component.check_running()?;
             let after = by_owner(site).await?;
             let running = after
