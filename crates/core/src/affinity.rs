@@ -31,7 +31,7 @@ pub struct AffinityError {
 }
 
 /// `spec.nodeSelector` and the required node affinity of a pod, compiled.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Hash)]
 pub struct RequiredNodeAffinity {
     selector: Vec<Label>,
     /// `None` is no condition; an empty list matches no node.
@@ -45,21 +45,21 @@ pub struct PreferredNodeAffinity {
 }
 
 /// One node selector term: every requirement must hold, and there must be one.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Hash)]
 pub struct Term {
     expressions: Vec<Requirement>,
     fields: Vec<Requirement>,
 }
 
 /// One requirement on a label or a field.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Requirement {
     key: Box<str>,
     test: Test,
 }
 
 /// What a requirement asks of its value.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 enum Test {
     In(Vec<Box<str>>),
     NotIn(Vec<Box<str>>),

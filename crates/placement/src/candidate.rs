@@ -1,5 +1,7 @@
 //! A pod that asks for a place, as it will be in the lower cluster, compiled once for all nodes.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tensile_core::affinity::{AffinityError, RequiredNodeAffinity};
@@ -45,14 +47,16 @@ pub struct Candidate {
     pub spread: Box<[SpreadConstraint]>,
     /// What the pod asks for that nobody here can judge.
     pub unknown: Vec<Unknown>,
+    /// A hash that candidates that are alike share.
+    pub(crate) kind: u64,
 }
 
 /// Something that this crate cannot judge, so that "it fits" would be a guess.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Unknown(pub String);
 
 /// A topology spread constraint with `whenUnsatisfiable: DoNotSchedule`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SpreadConstraint {
     /// By how many pods a domain may be ahead of the emptiest one.
     pub max_skew: i64,
@@ -128,7 +132,7 @@ impl Candidate {
         let spread: Option<Vec<RawSpread>> =
             Deserialize::deserialize(&spec["topologySpreadConstraints"]).map_err(CandidateError::Spread)?;
         let pod = Pod::deserialize(pod).map_err(CandidateError::Pod)?;
-        Ok(Self {
+        let mut candidate = Self {
             tolerations: Toleration::parse_list(spec.get("tolerations"))?,
             node_affinity: RequiredNodeAffinity::of_spec(spec)?,
             affinity: affinities
@@ -140,12 +144,21 @@ impl Candidate {
                 .filter_map(|raw| raw.compile(&pod.labels))
                 .collect(),
             unknown: unknown_features(spec),
+            kind: 0,
             pod,
-        })
+        };
+        candidate.kind = candidate.hash_of_kind();
+        Ok(candidate)
     }
-}
 
-impl Candidate {
+    fn hash_of_kind(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.pod.hash_kind(&mut hasher);
+        (&self.tolerations, &self.node_affinity, &self.affinity).hash(&mut hasher);
+        (&self.spread, &self.unknown).hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// Whether no filter can tell the two apart: they differ in their name or in whom they stand for at most.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {

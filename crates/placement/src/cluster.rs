@@ -11,12 +11,14 @@ use tensile_core::labels::{Labels, Selector};
 use tensile_core::view::NodeView;
 
 use crate::candidate::Candidate;
+use crate::changes::Changes;
 use crate::fit::Fit;
 use crate::fits::Fits;
 use crate::intern::Interner;
 use crate::labels::SharedLabels;
 use crate::node::{Node, NodeFacts, NodeId, NodeState};
 use crate::pod::{Pod, PodKey, Shape, Uid};
+use crate::standing::PIECE;
 use crate::storage::Storage;
 
 /// The model of one lower cluster.
@@ -35,8 +37,7 @@ pub struct Cluster {
     /// What is promised to upper pods, by their UID.
     reservations: HashMap<Uid, Placed>,
     storage: Storage,
-    /// Goes up with every change that a filter could notice.
-    state: u64,
+    changes: Changes,
     fits: Fits,
     hints: Hints,
 }
@@ -83,7 +84,9 @@ impl Cluster {
         let node = &mut self.nodes[id as usize];
         let changed = node.facts != facts;
         node.facts = facts;
-        self.state += u64::from(changed);
+        if changed {
+            self.changes.node(id);
+        }
         changed
     }
 
@@ -93,7 +96,9 @@ impl Cluster {
             return false;
         };
         let was_known = self.nodes[id as usize].facts.take().is_some();
-        self.state += u64::from(was_known);
+        if was_known {
+            self.changes.node(id);
+        }
         self.drop_if_vacant(id);
         was_known
     }
@@ -112,6 +117,12 @@ impl Cluster {
     /// Nodes that the API server knows.
     pub fn nodes(&self) -> impl Iterator<Item = Node<'_>> {
         self.nodes.iter().filter_map(NodeState::known)
+    }
+
+    /// Number of nodes, about: some that only pods tell of may be counted.
+    #[must_use]
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
     }
 
     /// The node of this name, if the API server knows it.
@@ -159,7 +170,9 @@ impl Cluster {
         let namespace = self.namespaces.entry(name).or_default();
         let changed = !namespace.known || namespace.labels != labels;
         (namespace.labels, namespace.known) = (labels, true);
-        self.state += u64::from(changed);
+        if changed {
+            self.changes.other();
+        }
         changed
     }
 
@@ -170,7 +183,9 @@ impl Cluster {
         };
         let was_known = std::mem::take(&mut namespace.known);
         namespace.labels = SharedLabels::default();
-        self.state += u64::from(was_known);
+        if was_known {
+            self.changes.other();
+        }
         self.drop_namespace_if_vacant(name);
         was_known
     }
@@ -298,7 +313,7 @@ impl Cluster {
     }
 
     fn hold(&mut self, Placed { shape, node }: &Placed) {
-        self.state += 1;
+        self.changes.node(*node);
         self.nodes[*node as usize].add(shape);
         if !shape.anti_affinity.is_empty() {
             self.repelling.insert(shape.clone());
@@ -312,7 +327,7 @@ impl Cluster {
     }
 
     fn give_back(&mut self, Placed { shape, node }: &Placed) {
-        self.state += 1;
+        self.changes.node(*node);
         self.nodes[*node as usize].remove(shape);
         self.drop_if_vacant(*node);
         let Some(namespace) = self.namespaces.get_mut(&shape.namespace) else {
@@ -390,15 +405,26 @@ impl Cluster {
 
 impl Cluster {
     /// What the nodes that `pool` selects (`None`: all of them) say to `candidate`, as [`Fit::of`]: asked anew only
-    /// if the cluster has changed since such a pod was asked about.
+    /// as far as the cluster has changed since such a pod was asked about.
     #[must_use]
-    pub fn fit(&self, candidate: &Candidate, pool: Option<&Selector>) -> Fit {
-        self.fits
-            .get_or(self.state, candidate, pool, || Fit::of(self, candidate, pool))
+    pub fn fit(&self, candidate: &Arc<Candidate>, pool: Option<&Selector>) -> Fit {
+        self.known_fit(candidate, pool)
+            .unwrap_or_else(|| self.fits.ask(self, candidate, pool))
+    }
+
+    /// As [`Cluster::fit`]; `None` if that would ask all nodes.
+    #[must_use]
+    pub fn known_fit(&self, candidate: &Candidate, pool: Option<&Selector>) -> Option<Fit> {
+        self.fits.known(self, candidate, pool)
     }
 
     /// What the cluster would say to `candidate` if these upper pods were not in it, promises included.
-    pub fn fit_without(&mut self, origins: &[Uid], candidate: &Candidate, pool: Option<&Selector>) -> Fit {
+    pub fn fit_without(
+        &mut self,
+        origins: &[Uid],
+        candidate: &Arc<Candidate>,
+        pool: Option<&Selector>,
+    ) -> Fit {
         let held: Vec<Placed> = origins
             .iter()
             .filter_map(|origin| self.held_for(*origin))
@@ -406,12 +432,11 @@ impl Cluster {
         if held.is_empty() {
             return self.fit(candidate, pool);
         }
-        let state = self.state;
+        let state = self.state();
         held.iter().for_each(|placed| self.give_back(placed));
         let fit = Fit::of(self, candidate, pool);
         held.iter().for_each(|placed| self.hold(placed));
-        // All is as it was.
-        self.state = state;
+        self.changes.rewind(state);
         fit
     }
 
@@ -432,6 +457,23 @@ impl Cluster {
 // === impl Cluster: what filters ask ===
 
 impl Cluster {
+    /// Changes with everything that a filter could notice.
+    pub(crate) fn state(&self) -> u64 {
+        self.changes.state()
+    }
+
+    /// The nodes that changed after this state; `None` if that is not remembered.
+    pub(crate) fn changed_since(&self, state: u64) -> Option<impl Iterator<Item = NodeId>> {
+        self.changes.since(state)
+    }
+
+    /// The known nodes in pieces: those numbered from 0, from [`PIECE`] and so on.
+    pub(crate) fn pieces(&self) -> impl ExactSizeIterator<Item = impl Iterator<Item = Node<'_>>> {
+        self.nodes
+            .chunks(PIECE)
+            .map(|nodes| nodes.iter().filter_map(NodeState::known))
+    }
+
     /// Volumes, claims and classes.
     #[must_use]
     pub fn storage(&self) -> &Storage {
@@ -440,7 +482,7 @@ impl Cluster {
 
     /// Volumes, claims and classes, to be changed.
     pub fn storage_mut(&mut self) -> &mut Storage {
-        self.state += 1;
+        self.changes.other();
         &mut self.storage
     }
 

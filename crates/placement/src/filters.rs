@@ -41,6 +41,11 @@ pub(crate) struct Filters<'a> {
 // === impl Filters ===
 
 impl<'a> Filters<'a> {
+    /// The pod.
+    pub(crate) fn candidate(&self) -> &Candidate {
+        self.candidate
+    }
+
     /// # Errors
     /// The reason why no node of the cluster will do, whatever it is like.
     pub(crate) fn prepare(cluster: &'a Cluster, candidate: &'a Candidate) -> Result<Self, (Reason, Refusal)> {
@@ -59,6 +64,11 @@ impl<'a> Filters<'a> {
     pub(crate) fn unknown(&self, cluster: &Cluster) -> Vec<Unknown> {
         let claims = self.volume_binding.unknown(cluster.storage());
         self.candidate.unknown.iter().cloned().chain(claims).collect()
+    }
+
+    /// Whether a node alone decides: nothing is asked that other nodes, their pods or volumes have a say in.
+    pub(crate) fn look_at_nodes_alone(&self) -> bool {
+        self.candidate.pod.claims.is_empty() && self.spread.is_empty() && self.pod_affinity.is_empty()
     }
 
     /// Asks one filter after the other about `node` until one refuses it; the reasons go to `tally`.

@@ -8,8 +8,8 @@ use tensile_core::labels::Selector;
 use crate::candidate::{Candidate, Unknown};
 use crate::cluster::Cluster;
 use crate::filters::Filters;
-use crate::node::Node;
-use crate::reason::{Refusal, Tally};
+use crate::node::{Node, Turn};
+use crate::reason::{Reason, Refusal, Tally};
 use crate::score::Stranding;
 
 /// The answer in one word.
@@ -34,7 +34,7 @@ pub struct Fit {
     pub fitting: u32,
     /// Nodes that could not even if they were empty.
     pub never: u32,
-    /// Of those that fit the one that strands the least; by name among equals.
+    /// Of those that fit the one that strands the least; among equals a fixed one, by a hash of the names.
     pub best: Option<Best>,
     /// Why the others do not fit.
     pub tally: Tally,
@@ -49,6 +49,7 @@ pub struct Best {
     pub node: Arc<str>,
     /// What placing the pod there would strand.
     pub stranding: Stranding,
+    pub(crate) turn: Turn,
 }
 
 // === impl Fit ===
@@ -57,40 +58,81 @@ impl Fit {
     /// Asks the nodes of `cluster` that `pool` selects (`None`: all of them).
     #[must_use]
     pub fn of(cluster: &Cluster, candidate: &Candidate, pool: Option<&Selector>) -> Self {
-        let in_pool = |node: &Node<'_>| pool.is_none_or(|pool| pool.matches(&node.facts.labels));
-        let nodes = cluster.nodes().filter(in_pool);
-        match Filters::prepare(cluster, candidate) {
-            Ok(filters) => Self::among(nodes, &filters, candidate, filters.unknown(cluster)),
+        Self::by(
+            Filters::prepare(cluster, candidate).as_ref(),
+            cluster,
+            candidate,
+            pool,
+        )
+    }
+
+    /// As [`Fit::of`], with the filters for this pod and cluster, or what keeps it off every node.
+    pub(crate) fn by(
+        filters: Result<&Filters<'_>, &(Reason, Refusal)>,
+        cluster: &Cluster,
+        candidate: &Candidate,
+        pool: Option<&Selector>,
+    ) -> Self {
+        match filters {
+            Ok(filters) => Self {
+                unknown: filters.unknown(cluster),
+                ..Self::among(cluster.nodes(), filters, pool)
+            },
             Err((reason, refusal)) => {
                 let mut fit = Self {
                     unknown: candidate.unknown.clone(),
                     ..Self::default()
                 };
-                nodes.for_each(|_| fit.count(Some(refusal)));
-                fit.tally.add(reason, fit.nodes);
+                let nodes = cluster.nodes().filter(|node| is_in(pool, node));
+                nodes.for_each(|_| fit.count(Some(*refusal)));
+                fit.tally.add(reason.clone(), fit.nodes);
                 fit
             }
         }
     }
 
-    fn among<'a>(
+    /// What those of `nodes` that `pool` selects say, without what cannot be judged.
+    pub(crate) fn among<'a>(
         nodes: impl Iterator<Item = Node<'a>>,
         filters: &Filters<'_>,
-        candidate: &Candidate,
-        unknown: Vec<Unknown>,
+        pool: Option<&Selector>,
     ) -> Self {
-        let mut fit = Self {
-            unknown,
-            ..Self::default()
-        };
-        for node in nodes {
+        let mut fit = Self::default();
+        let mut best: Option<(Stranding, Node<'a>)> = None;
+        for node in nodes.filter(|node| is_in(pool, node)) {
             let refusal = filters.refusal(&node, &mut fit.tally);
             fit.count(refusal);
             if refusal.is_none() {
-                fit.prefer(&node, Stranding::of(&node, &candidate.pod.request));
+                let stranding = Stranding::of(&node, &filters.candidate().pod.request);
+                let rank = |stranding, node: &Node<'a>| (stranding, node.turn, node.name);
+                if best.is_none_or(|(least, best)| rank(stranding, &node) < rank(least, &best)) {
+                    best = Some((stranding, node));
+                }
             }
         }
+        fit.best = best.map(|(stranding, node)| Best {
+            node: node.name.clone(),
+            stranding,
+            turn: node.turn,
+        });
         fit
+    }
+
+    /// What all nodes say, of whom `pieces` have asked some each.
+    pub(crate) fn sum(pieces: &[Self], unknown: Vec<Unknown>) -> Self {
+        let mut sum = Self {
+            unknown,
+            ..Self::default()
+        };
+        for piece in pieces {
+            sum.nodes += piece.nodes;
+            sum.fitting += piece.fitting;
+            sum.never += piece.never;
+            sum.tally.extend(&piece.tally);
+        }
+        let best = pieces.iter().filter_map(|piece| piece.best.as_ref());
+        sum.best = best.min_by_key(|best| best.rank()).cloned();
+        sum
     }
 
     /// The answer in one word.
@@ -122,19 +164,19 @@ impl Fit {
         self.fitting += u32::from(refusal.is_none());
         self.never += u32::from(refusal == Some(Refusal::Never));
     }
+}
 
-    fn prefer(&mut self, node: &Node<'_>, stranding: Stranding) {
-        let better = self
-            .best
-            .as_ref()
-            .is_none_or(|best| (stranding, node.name) < (best.stranding, &best.node));
-        if better {
-            self.best = Some(Best {
-                node: node.name.clone(),
-                stranding,
-            });
-        }
+// === impl Best ===
+
+impl Best {
+    /// The least is best.
+    fn rank(&self) -> (Stranding, Turn, &Arc<str>) {
+        (self.stranding, self.turn, &self.node)
     }
+}
+
+fn is_in(pool: Option<&Selector>, node: &Node<'_>) -> bool {
+    pool.is_none_or(|pool| pool.matches(&node.facts.labels))
 }
 
 #[cfg(test)]
@@ -225,8 +267,12 @@ mod tests {
     }
 
     #[test]
-    fn the_tightest_node_is_best_and_the_first_name_among_equals() {
-        for (nodes, best) in [([("a", "8"), ("b", "2")], "b"), ([("b", "4"), ("a", "4")], "a")] {
+    fn the_tightest_node_is_best_and_a_fixed_one_among_equals() {
+        for (nodes, best) in [
+            ([("a", "8"), ("b", "2")], "b"),
+            ([("b", "4"), ("c", "4")], "c"),
+            ([("c", "4"), ("b", "4")], "c"),
+        ] {
             let nodes = nodes.map(|(name, cpu)| mk_node(name, cpu));
             let fit = Fit::of(&mk_cluster(&nodes, &[]), &mk_asking("1", &json!({})), None);
             assert_eq!(&*fit.best.unwrap().node, best);

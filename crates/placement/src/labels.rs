@@ -6,9 +6,15 @@ use tensile_core::labels::{LabelLookup, Labels};
 
 use crate::intern::Interner;
 
-/// Labels whose keys and values are shared with all others of the cluster, sorted by key.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct SharedLabels(Box<[(Arc<str>, Arc<str>)]>);
+/// Labels whose keys and values are shared with all others of the cluster. The nodes of a cluster have much the same
+/// keys: these are one list, so that of each node no more than a value needs to be looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SharedLabels {
+    /// Sorted.
+    keys: Arc<[Arc<str>]>,
+    /// In the order of their keys.
+    values: Box<[Arc<str>]>,
+}
 
 /// Identity of a shared text: two texts of one cluster are equal when these are. Valid while one of them lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,33 +34,43 @@ impl SharedLabels {
     /// The labels but those that `skip` names.
     pub(crate) fn new(labels: &Labels, skip: impl Fn(&str) -> bool, interner: &mut Interner) -> Self {
         let kept = labels.iter().filter(|(key, _)| !skip(key));
-        Self(
-            kept.map(|(key, value)| (interner.get(key), interner.get(value)))
-                .collect(),
-        )
+        let (keys, values): (Vec<Arc<str>>, Vec<Arc<str>>) = kept
+            .map(|(key, value)| (interner.get(key), interner.get(value)))
+            .unzip();
+        Self {
+            keys: interner.list(&keys),
+            values: values.into(),
+        }
     }
 
     /// The value of the label `key`.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Arc<str>> {
         let index = self
-            .0
-            .binary_search_by(|(candidate, _)| candidate.as_ref().cmp(key))
+            .keys
+            .binary_search_by(|candidate| candidate.as_ref().cmp(key))
             .ok()?;
-        Some(&self.0[index].1)
+        self.values.get(index)
     }
 
     /// The value of the label whose key is this very copy: faster than by text.
     pub(crate) fn of(&self, key: &Arc<str>) -> Option<&Arc<str>> {
-        self.0
-            .iter()
-            .find(|(candidate, _)| Arc::ptr_eq(candidate, key))
-            .map(|(_, value)| value)
+        let index = self.keys.iter().position(|known| Arc::ptr_eq(known, key))?;
+        self.values.get(index)
     }
 
     /// Keys and values, sorted by key.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Arc<str>, &Arc<str>)> {
-        self.0.iter().map(|(key, value)| (key, value))
+        self.keys.iter().zip(&self.values)
+    }
+}
+
+impl Default for SharedLabels {
+    fn default() -> Self {
+        Self {
+            keys: Arc::new([]),
+            values: Box::default(),
+        }
     }
 }
 

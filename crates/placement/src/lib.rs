@@ -12,6 +12,7 @@
 //! called unknown, never fitting. Clusters know nothing of each other.
 
 mod candidate;
+mod changes;
 mod cluster;
 mod explain;
 mod filters;
@@ -27,6 +28,7 @@ mod reason;
 pub mod scale;
 mod score;
 mod split;
+mod standing;
 pub mod storage;
 mod terms;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tensile_core::hash::Fnv;
 use tensile_core::labels::Labels;
 use tensile_core::resources::Resources;
 use tensile_core::taints::Taint;
@@ -13,6 +14,11 @@ use crate::pod::Shape;
 
 /// Number of a node within its cluster's model; given out again after the node is gone.
 pub(crate) type NodeId = u32;
+
+/// Which of several nodes that do equally well comes first: a hash of the name, so that no name needs to be looked at,
+/// and so that it does not depend on the order in which nodes were heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Turn(u64);
 
 /// What the API server told about a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +37,7 @@ pub struct NodeFacts {
 #[derive(Clone, Debug)]
 pub(crate) struct NodeState {
     pub(crate) name: Arc<str>,
+    pub(crate) turn: Turn,
     pub(crate) facts: Option<NodeFacts>,
     /// Sum of the requests of `pods`.
     pub(crate) used: Resources,
@@ -47,7 +54,16 @@ pub struct Node<'a> {
     pub facts: &'a NodeFacts,
     /// Sum of the requests of the pods on it, reservations included.
     pub used: &'a Resources,
+    pub(crate) turn: Turn,
     pods: &'a [(Arc<Shape>, u32)],
+}
+
+// === impl Turn ===
+
+impl Turn {
+    fn of(name: &str) -> Self {
+        Self(Fnv::of(name.as_bytes()))
+    }
 }
 
 // === impl NodeFacts ===
@@ -69,6 +85,7 @@ impl NodeFacts {
 impl NodeState {
     pub(crate) fn new(name: Arc<str>) -> Self {
         Self {
+            turn: Turn::of(&name),
             name,
             facts: None,
             used: Resources::default(),
@@ -81,6 +98,7 @@ impl NodeState {
         let facts = self.facts.as_ref()?;
         Some(Node {
             name: &self.name,
+            turn: self.turn,
             facts,
             used: &self.used,
             pods: &self.pods,

@@ -4,7 +4,7 @@
 //! once, and what is left of a pod is its key, its shape and its node.
 
 use std::fmt;
-use std::hash::Hash;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -216,18 +216,25 @@ impl Pod {
 
     /// Whether no filter can tell the two apart when they ask for a place.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
-        let is_told = |(key, _): &(&str, &str)| *key != names::ORIGIN_UID;
         self.request == other.request
             && self.namespace == other.namespace
-            && self
-                .labels
-                .iter()
-                .filter(is_told)
-                .eq(other.labels.iter().filter(is_told))
+            && self.told_labels().eq(other.told_labels())
             && self.node_name == other.node_name
             && self.host_ports == other.host_ports
             && self.anti_affinity == other.anti_affinity
             && self.claims == other.claims
+    }
+
+    /// Hashes what [`Pod::is_like`] compares.
+    pub(crate) fn hash_kind(&self, hasher: &mut impl Hasher) {
+        (&self.request, &self.namespace, &self.node_name, &self.claims).hash(hasher);
+        (&self.host_ports, &self.anti_affinity).hash(hasher);
+        self.told_labels().for_each(|label| label.hash(hasher));
+    }
+
+    /// The labels without the UID of the origin, which no selector asks for.
+    fn told_labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.labels.iter().filter(|(key, _)| *key != names::ORIGIN_UID)
     }
 
     pub(crate) fn shape(&self, interner: &mut Interner) -> Shape {

@@ -125,6 +125,13 @@ impl Tally {
         }
     }
 
+    /// Counts what `other` has counted, too.
+    pub(crate) fn extend(&mut self, other: &Self) {
+        for (reason, nodes) in &other.0 {
+            self.add(reason.clone(), *nodes);
+        }
+    }
+
     /// The reasons, the most frequent first.
     pub fn iter(&self) -> impl Iterator<Item = (&Reason, u32)> {
         let mut sorted: Vec<_> = self.0.iter().map(|(reason, count)| (reason, *count)).collect();

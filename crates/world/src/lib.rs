@@ -15,6 +15,7 @@ pub mod directory;
 mod kinds;
 pub mod lower;
 mod lowering;
+mod parallel;
 mod patience;
 pub mod secrets;
 mod shared;

@@ -1,10 +1,11 @@
 //! The pod as it will be below.
 
-use std::collections::BTreeSet;
-use std::rc::Rc;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use tensile_core::labels::LabelLookup;
 use tensile_core::stash::{self, Constraints};
 use tensile_core::translate::pod::{Context, Policy, to_lower};
 use tensile_core::translate::service_account::ServiceAccount;
@@ -14,7 +15,8 @@ use tensile_runtime::clusters::Override;
 use crate::world::VirtualNode;
 
 /// One upper pod on its way down to any number of virtual nodes. Where two of them give it the same constraints
-/// and overrides it is translated once.
+/// and overrides it is translated once; where those labels of theirs are the same that it asks for, its constraints
+/// are read once.
 #[derive(Debug)]
 pub struct Lowering<'a> {
     upper: &'a Value,
@@ -23,9 +25,18 @@ pub struct Lowering<'a> {
 
 #[derive(Debug)]
 struct Known {
+    /// The labels of the virtual node that decided on the constraints, each with its value.
+    decided: Vec<(String, Option<String>)>,
     constraints: Constraints,
     overrides: Arc<[Override]>,
-    candidate: Rc<Candidate>,
+    candidate: Arc<Candidate>,
+}
+
+/// Labels, with a note of those that were asked for.
+#[derive(Debug)]
+struct Noted<'a> {
+    labels: &'a BTreeMap<String, String>,
+    keys: RefCell<BTreeSet<String>>,
 }
 
 // === impl Lowering ===
@@ -55,15 +66,20 @@ impl<'a> Lowering<'a> {
         name: &str,
         node: &VirtualNode,
         ignored_keys: &BTreeSet<String>,
-    ) -> Result<Rc<Candidate>, String> {
-        let constraints = stash::lower_constraints(self.upper, &node.labels, ignored_keys);
-        let constraints = constraints.map_err(|error| error.to_string())?;
-        let is_it = |known: &&Known| known.constraints == constraints && known.overrides == node.overrides;
-        if let Some(known) = self.known.iter().find(is_it) {
+    ) -> Result<Arc<Candidate>, String> {
+        if let Some(known) = self.known.iter().find(|known| known.is_for(node)) {
             return Ok(known.candidate.clone());
         }
-        let candidate = Rc::new(self.translate(name, node, ignored_keys)?);
+        let labels = Noted::new(&node.labels);
+        let constraints = stash::lower_constraints(self.upper, &labels, ignored_keys);
+        let constraints = constraints.map_err(|error| error.to_string())?;
+        let is_it = |known: &&Known| known.constraints == constraints && known.overrides == node.overrides;
+        let candidate = match self.known.iter().find(is_it) {
+            Some(known) => known.candidate.clone(),
+            None => Arc::new(self.translate(name, node, ignored_keys)?),
+        };
         self.known.push(Known {
+            decided: labels.noted(),
             constraints,
             overrides: node.overrides.clone(),
             candidate: candidate.clone(),
@@ -99,10 +115,78 @@ impl<'a> Lowering<'a> {
     }
 }
 
+// === impl Known ===
+
+impl Known {
+    /// Whether the virtual node decides the same.
+    fn is_for(&self, node: &VirtualNode) -> bool {
+        let mut decided = self.decided.iter();
+        decided.all(|(key, value)| node.labels.get(key) == value.as_ref()) && self.overrides == node.overrides
+    }
+}
+
+// === impl Noted ===
+
+impl<'a> Noted<'a> {
+    fn new(labels: &'a BTreeMap<String, String>) -> Self {
+        Self {
+            labels,
+            keys: RefCell::default(),
+        }
+    }
+
+    /// The labels that were asked for, each with its value.
+    fn noted(self) -> Vec<(String, Option<String>)> {
+        let labels = self.labels;
+        let noted = |key: String| {
+            let value = labels.get(&key).cloned();
+            (key, value)
+        };
+        self.keys.into_inner().into_iter().map(noted).collect()
+    }
+}
+
+impl LabelLookup for Noted<'_> {
+    fn label(&self, key: &str) -> Option<&str> {
+        self.keys.borrow_mut().insert(key.to_owned());
+        self.labels.label(key)
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use tensile_core::labels::Labels;
+
     use super::*;
     use crate::testing::{mk_pod, mk_world};
+
+    #[test]
+    fn labels_that_the_pod_asks_for_decide_and_others_do_not() {
+        let mut pod = mk_pod("p", "1");
+        let node = |cluster: &str, other: &str| VirtualNode {
+            labels: [("clusterID", cluster), ("other", other)]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+            ..VirtualNode::default()
+        };
+        let nodes = [node("a", "1"), node("b", "2"), node("a", "3")];
+        let ignored = ["clusterID".to_owned(), "other".to_owned()].into();
+        for (selector, wanted) in [
+            (json!({}), [true, true, true]),
+            (json!({"clusterID": "a"}), [true, false, true]),
+            (json!({"clusterID": "a", "other": "1"}), [true, false, false]),
+        ] {
+            let stash = json!({"nodeSelector": selector}).to_string();
+            pod["metadata"]["annotations"] = json!({"clusterSelector": stash});
+            let mut lowering = Lowering::new(&pod);
+            let mut can_run = |node| {
+                let candidate = lowering.candidate("vn", node, &ignored).unwrap();
+                candidate.node_affinity.matches("n", &Labels::default())
+            };
+            assert_eq!(nodes.each_ref().map(&mut can_run), wanted, "{selector}");
+            assert_eq!(nodes.each_ref().map(&mut can_run), wanted, "{selector} again");
+        }
+    }
 
     #[test]
     fn overrides_of_the_virtual_node_are_part_of_the_lower_form() {

@@ -15,8 +15,10 @@ use crate::lowering::Lowering;
 use crate::patience::Patience;
 use crate::splits::Splits;
 
+mod asking;
 mod sharing;
 
+use asking::Question;
 pub use sharing::Sharing;
 
 /// Everything that the answers depend on.
@@ -288,20 +290,49 @@ impl World {
     /// What the node says to the pod; `None` for ordinary nodes, which are not ours to judge.
     #[must_use]
     pub fn answer(&self, lowering: &mut Lowering<'_>, node: &str) -> Option<Answer> {
-        let virtual_node = self.virtual_nodes.get(node)?;
-        let id = &virtual_node.cluster;
-        let candidate = match lowering.candidate(node, virtual_node, &self.settings.ignored_keys) {
-            Ok(candidate) => candidate,
-            Err(error) => return Some(Answer::Never(format!("{id}: {error}"))),
-        };
-        let Some(cluster) = self.clusters.get(id) else {
-            return Some(self.unknown(format!("{id}: no such cluster is configured")));
-        };
-        if let Some(doubt) = &cluster.doubt {
-            return Some(self.unknown(format!("{id}: {doubt}")));
+        self.answers(lowering, &[node]).pop()?
+    }
+
+    /// What each of these nodes says to the pod, as [`World::answer`]. Clusters of which all nodes must be asked are
+    /// asked side by side.
+    #[must_use]
+    pub fn answers(&self, lowering: &mut Lowering<'_>, nodes: &[&str]) -> Vec<Option<Answer>> {
+        let (mut said, mut open) = (Vec::with_capacity(nodes.len()), Vec::new());
+        for node in nodes {
+            let question = self.question(lowering, node);
+            said.push(question.map_or_else(
+                |answer| answer,
+                |question| {
+                    open.push((said.len(), question));
+                    None
+                },
+            ));
         }
-        let fit = cluster.model.fit(&candidate, virtual_node.pool.as_ref());
-        Some(self.judge(id, fit))
+        let fits = asking::fits(open.iter().map(|(_, question)| question));
+        for ((index, question), fit) in open.iter().zip(fits) {
+            said[*index] = Some(self.judge(question.id, fit));
+        }
+        said
+    }
+
+    /// What to ask the cluster behind the node; an error is what the node says without asking.
+    fn question(&self, lowering: &mut Lowering<'_>, node: &str) -> Result<Question<'_>, Option<Answer>> {
+        let virtual_node = self.virtual_nodes.get(node).ok_or(None)?;
+        let id = &virtual_node.cluster;
+        let candidate = lowering.candidate(node, virtual_node, &self.settings.ignored_keys);
+        let candidate = candidate.map_err(|error| Some(Answer::Never(format!("{id}: {error}"))))?;
+        let unknown = |why: &str| Some(self.unknown(format!("{id}: {why}")));
+        let cluster = self.clusters.get(id);
+        let cluster = cluster.ok_or_else(|| unknown("no such cluster is configured"))?;
+        match &cluster.doubt {
+            Some(doubt) => Err(unknown(doubt)),
+            None => Ok(Question {
+                id,
+                model: &cluster.model,
+                candidate,
+                pool: virtual_node.pool.as_ref(),
+            }),
+        }
     }
 
     fn judge(&self, cluster: &str, fit: Fit) -> Answer {
@@ -373,7 +404,7 @@ impl World {
     pub fn reserve(
         &mut self,
         node: &str,
-        candidate: &Candidate,
+        candidate: &Arc<Candidate>,
         origin: Uid,
         hint: Option<&str>,
     ) -> Option<String> {

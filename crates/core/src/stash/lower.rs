@@ -1,6 +1,6 @@
 //! Out of the stash again: the constraints of the lower pod, for the virtual node that its upper pod is on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
@@ -11,7 +11,7 @@ use super::{
     list_at, put_list, put_required_terms, required_terms,
     terms::{Resolved, resolve},
 };
-use crate::{affinity::AffinityError, names};
+use crate::{affinity::AffinityError, labels::LabelLookup, names};
 
 /// The constraints that the lower pod gets: those of the stash, with the ignored keys resolved against the
 /// virtual node's own labels, and of the upper pod what acts at both levels.
@@ -26,11 +26,13 @@ use crate::{affinity::AffinityError, names};
 /// A required node affinity that cannot hold on this virtual node becomes one empty term, which the API
 /// server accepts and which matches no node.
 ///
+/// What comes out depends on no labels of the node but those that are looked up.
+///
 /// # Errors
 /// When the annotation is there and cannot be read, or the pod's own preferences cannot.
 pub fn lower_constraints(
     upper: &Value,
-    node_labels: &BTreeMap<String, String>,
+    node_labels: &impl LabelLookup,
     ignored_keys: &BTreeSet<String>,
 ) -> Result<Constraints, StashError> {
     let annotation = upper
@@ -54,14 +56,14 @@ pub fn lower_constraints(
 }
 
 /// The virtual node that decides the ignored keys.
-struct VirtualNode<'a> {
-    labels: &'a BTreeMap<String, String>,
+struct VirtualNode<'a, L> {
+    labels: &'a L,
     ignored: &'a BTreeSet<String>,
 }
 
 // === impl VirtualNode ===
 
-impl VirtualNode<'_> {
+impl<L: LabelLookup> VirtualNode<'_, L> {
     fn lower(&self, upper: Constraints, stash: Stash) -> Result<Constraints, AffinityError> {
         let (here, node_selector): (Map<_, _>, Map<_, _>) = stash
             .node_selector
@@ -69,7 +71,7 @@ impl VirtualNode<'_> {
             .partition(|(key, _)| self.ignored.contains(key));
         let possible = here
             .iter()
-            .all(|(key, value)| self.labels.get(key).map(String::as_str) == value.as_str());
+            .all(|(key, value)| self.labels.label(key) == value.as_str());
 
         let above = into_object(upper.affinity.unwrap_or_default());
         let mut affinity = above.clone();

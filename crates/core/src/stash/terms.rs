@@ -1,11 +1,12 @@
 //! Node selector terms and the ignored keys: what a term says about virtual nodes, and what is left of it
 //! once a virtual node is chosen.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
 use crate::affinity::{AffinityError, Requirement};
+use crate::labels::LabelLookup;
 
 /// Which of a term's requirements name ignored keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +80,7 @@ pub(super) fn necessary(terms: &[Value], ignored: &BTreeSet<String>) -> Option<V
 /// Decides the term's requirements on ignored keys with the virtual node's labels.
 pub(super) fn resolve(
     term: &Value,
-    labels: &BTreeMap<String, String>,
+    labels: &impl LabelLookup,
     ignored: &BTreeSet<String>,
 ) -> Result<Resolved, AffinityError> {
     if is_empty(term) {
@@ -93,7 +94,7 @@ pub(super) fn resolve(
         }
         let requirement = Requirement::read(requirement)
             .map_err(|error| error.under(&format!("matchExpressions[{index}]")))?;
-        if !requirement.holds(labels.get(requirement.key()).map(String::as_str)) {
+        if !requirement.holds(labels.label(requirement.key())) {
             return Ok(Resolved::Never);
         }
     }

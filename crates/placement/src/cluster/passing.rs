@@ -28,12 +28,11 @@ impl Cluster {
             .iter()
             .filter_map(|origin| self.held_for(*origin))
             .collect();
-        let state = self.state;
+        let state = self.state();
         held.iter().for_each(|placed| self.give_back(placed));
         let passes = self.passes(candidate, node);
         held.iter().for_each(|placed| self.hold(placed));
-        // All is as it was.
-        self.state = state;
+        self.changes.rewind(state);
         passes
     }
 

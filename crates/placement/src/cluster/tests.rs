@@ -211,7 +211,7 @@ fn asking_what_would_be_without_some_pods_changes_nothing() {
     cluster.reserve("promised".into(), &mk_asking(1), "n");
     cluster.apply_pod(&mk_phased("q", 1, Some("unknown"), "Running", Some("elsewhere")));
     let before = figures(&cluster);
-    let candidate = mk_asking(3);
+    let candidate = Arc::new(mk_asking(3));
     for (origins, verdict) in [
         (vec![], Verdict::FullNow),
         (vec!["elsewhere", "nobody"], Verdict::FullNow),
@@ -353,7 +353,7 @@ proptest! {
             prop_assert_eq!(figures(&cluster), figures(&fresh), "after {:?}", event);
             assert_consistent(&cluster);
             for cpu in 1..4 {
-                let candidate = mk_asking(cpu);
+                let candidate = Arc::new(mk_asking(cpu));
                 prop_assert_eq!(Fit::of(&cluster, &candidate, None).summary(), Fit::of(&fresh, &candidate, None).summary());
                 prop_assert_eq!(cluster.fit(&candidate, None), Fit::of(&cluster, &candidate, None), "answered anew");
                 cluster.fit_without(&["o1".into(), "o2".into()], &candidate, None);

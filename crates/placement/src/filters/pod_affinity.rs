@@ -57,6 +57,13 @@ impl<'a> PodAffinity<'a> {
         }
     }
 
+    /// Whether no pod wants or is wanted near, or far, anywhere.
+    pub(super) fn is_empty(&self) -> bool {
+        [&self.wanted, &self.unwanted, &self.forbidden]
+            .into_iter()
+            .all(Vec::is_empty)
+    }
+
     pub(super) fn check(&self, node: &Node<'_>, tally: &mut Tally) -> Option<Refusal> {
         let labels = &node.facts.labels;
         let near = |places: &Places<'_>| {

@@ -44,6 +44,11 @@ impl<'a> Spread<'a> {
         )
     }
 
+    /// Whether nothing is constrained.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn check(&self, node: &Node<'_>, tally: &mut Tally) -> Option<Refusal> {
         self.0.iter().find_map(|counted| counted.check(node, tally))
     }

@@ -52,8 +52,8 @@ pub fn filter(world: &mut World, args: &ExtenderArgs) -> ExtenderFilterResult {
 /// Asks these virtual nodes; gives those that take the pod.
 fn ask<'a>(world: &World, lowering: &mut Lowering<'_>, nodes: &[&'a str]) -> (Vec<&'a str>, Refusals) {
     let (mut takers, mut refusals) = (Vec::new(), Refusals::default());
-    for node in nodes.iter().copied() {
-        match world.answer(lowering, node) {
+    for (node, answer) in nodes.iter().copied().zip(world.answers(lowering, nodes)) {
+        match answer {
             None | Some(Answer::Fits(_) | Answer::Trusted) => takers.push(node),
             Some(Answer::Now(reason)) => drop(refusals.now.insert(node.to_owned(), reason)),
             Some(Answer::Never(reason)) => drop(refusals.never.insert(node.to_owned(), reason)),

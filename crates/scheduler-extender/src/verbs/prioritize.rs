@@ -12,9 +12,11 @@ pub fn prioritize(world: &World, args: &ExtenderArgs) -> Vec<HostPriority> {
     let mut lowering = Lowering::new(&args.pod);
     let names = args.nodes.names();
     // The less, the better.
+    let answers = world.answers(&mut lowering, &names).into_iter();
     let costs: Vec<Option<i64>> = names
         .iter()
-        .map(|node| cost(world, &mut lowering, node))
+        .zip(answers)
+        .map(|(node, answer)| cost(world, node, answer?))
         .collect();
     let known = || costs.iter().flatten();
     let (least, most) = (
@@ -31,8 +33,8 @@ pub fn prioritize(world: &World, args: &ExtenderArgs) -> Vec<HostPriority> {
         .collect()
 }
 
-fn cost(world: &World, lowering: &mut Lowering<'_>, node: &str) -> Option<i64> {
-    let Some(Answer::Fits(fit)) = world.answer(lowering, node) else {
+fn cost(world: &World, node: &str, answer: Answer) -> Option<i64> {
+    let Answer::Fits(fit) = answer else {
         return None;
     };
     let cluster = || {
