@@ -51,8 +51,7 @@ async fn follow(ground: &Ground, page: &str, blocks: usize) -> Result<()> {
 /// second release shares the lower cluster a.
 pub(crate) async fn as_the_docs_say(ground: &Ground) -> Result<()> {
     follow(ground, "quick-start.md", 4).await?;
-    let logs = ground.demo(&["logs", "deployment/hello"]).await?;
-    ensure!(logs == "hello\n", "{logs:?}");
+    workload::logs(ground, "deployment/hello").await?;
     ensure!(ground.pods_below(1).await?.len() == 2, "the pods are not below");
     let doctor = ground.bash("kubectl tensile doctor -o json").await?;
     let doctor: Value = serde_json::from_str(&doctor)?;

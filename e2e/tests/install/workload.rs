@@ -31,11 +31,20 @@ pub(crate) async fn runs(ground: &Ground, name: &str, spec: &Value) -> Result<()
     let pod = support::pod_running(&client, DEMO, name, DEADLINE).await?;
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
     ensure!(matches!(node, Some("a" | "b")), "it runs on {node:?}");
-    let logs = ground.demo(&["logs", name]).await?;
-    ensure!(logs == "hello\n", "{logs:?}");
+    logs(ground, name).await?;
     let host = ground.demo(&["exec", name, "--", "hostname"]).await?;
     ensure!(host.trim() == name, "{host:?}");
     Ok(())
+}
+
+/// Waits for the log: a container runs before its command has written anything.
+pub(crate) async fn logs(ground: &Ground, name: &str) -> Result<()> {
+    support::await_condition("the log", DEADLINE, || async {
+        let logs = ground.demo(&["logs", name]).await?;
+        ensure!(logs == "hello\n", "{logs:?}");
+        Ok(Some(()))
+    })
+    .await
 }
 
 /// A pod with a ConfigMap, a Secret, a token, a volume and a Service runs, changes, is looked at, and goes.

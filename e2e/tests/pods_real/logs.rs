@@ -18,11 +18,9 @@ fn logs_are_chosen_by_lines_time_and_container() -> TestResult {
         ]});
         site.run(&[mk_pod("two", &spec)]).await?;
         let logs = async |more: &[&str]| site.kubectl_ok(&[&["logs", "two"], more].concat()).await;
-        support::await_condition("three lines", DEADLINE, || async {
-            Ok((logs(&["-c", "one"]).await? == "line 1\nline 2\nline 3\n").then_some(()))
-        })
-        .await?;
-        ensure!(logs(&["-c", "two"]).await? == "from two\n");
+        site.await_log(&["two", "-c", "one"], "line 1\nline 2\nline 3\n")
+            .await?;
+        site.await_log(&["two", "-c", "two"], "from two\n").await?;
         ensure!(logs(&["-c", "one", "--tail=1"]).await? == "line 3\n");
         ensure!(logs(&["-c", "one", "--limit-bytes=4"]).await? == "line");
         ensure!(logs(&["-c", "one", "--since=1h"]).await?.lines().count() == 3);
@@ -101,7 +99,7 @@ fn the_log_before_a_crash_is_kept() -> TestResult {
             container["restartCount"] == 1 && container["ready"] == true
         };
         site.await_pod("crasher", "running again", again).await?;
-        ensure!(site.kubectl_ok(&["logs", "crasher"]).await? == "second run\n");
+        site.await_log(&["crasher"], "second run\n").await?;
         ensure!(site.kubectl_ok(&["logs", "crasher", "--previous"]).await? == "first run\n");
 
         site.run(&[mk_simple("steady", IDLE)]).await?;

@@ -15,7 +15,7 @@ mod workloads;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use e2e::support::{self, Shared};
 use e2e::virtual_node::{VirtualNode, VirtualNodeSpec};
 use e2e::{BUSYBOX_IMAGE, Cluster, ClusterSpec, Output, TestResult, real_nodes_or_report};
@@ -126,6 +126,17 @@ impl Site {
             .await?
             .ok()
             .with_context(|| format!("kubectl {}", args.join(" ")))
+    }
+
+    /// Waits until the log is this: a container runs before its command has written anything.
+    async fn await_log(&self, args: &[&str], wanted: &str) -> Result<()> {
+        let args = [&["logs"], args].concat();
+        support::await_condition(&args.join(" "), DEADLINE, || async {
+            let log = self.kubectl_ok(&args).await?;
+            ensure!(log == wanted, "{log:?}");
+            Ok(Some(()))
+        })
+        .await
     }
 
     fn args<'a>(&'a self, args: &[&'a str]) -> Vec<&'a str> {

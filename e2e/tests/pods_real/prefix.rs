@@ -26,8 +26,7 @@ fn a_pod_below_a_prefix_is_reached_under_its_upper_name() -> TestResult {
         ensure!(!pod(lower.client().await?, &below, "far").await?.is_null());
         ensure!(site.lower_pod("far").await?.is_null());
 
-        let logs = site.kubectl_ok(&["logs", "far"]).await?;
-        ensure!(logs == "hello\n", "{logs}");
+        site.await_log(&["far"], "hello\n").await?;
         let namespace = site
             .exec(
                 "far",

@@ -150,7 +150,7 @@ fn init_containers_run_first_and_sidecars_beside() -> TestResult {
         site.apply(&[mk_pod("broken", &broken)]).await?;
         site.run(&[mk_pod("whole", &spec)]).await?;
 
-        ensure!(site.kubectl_ok(&["logs", "whole", "-c", "main"]).await? == "prepared\n");
+        site.await_log(&["whole", "-c", "main"], "prepared\n").await?;
         ensure!(site.kubectl_ok(&["logs", "whole", "-c", "prepare"]).await? == "preparing\n");
         let whole = site.pod("whole").await?;
         let [prepare, sidecar] = [0, 1].map(|n| &whole["status"]["initContainerStatuses"][n]);
