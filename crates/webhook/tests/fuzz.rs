@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use support::random::Random;
 use support::{Known, mk_pod, mk_review, mk_rules};
+use tensile_core::labels::Labels;
 use tensile_core::names;
 use tensile_core::stash::{Constraints, Stash, lower_constraints, split};
 use tensile_webhook::memo::Memo;
@@ -224,7 +225,7 @@ fn admit(body: &[u8], known: &Known, memo: &Memo, proper: &HashMap<String, Strin
     }
     lower_constraints(
         &body["request"]["object"],
-        &Default::default(),
+        &Labels::default(),
         &rules.ignored_keys,
     )
     .unwrap();
