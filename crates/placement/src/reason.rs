@@ -121,7 +121,11 @@ impl Tally {
         // Neighbours in the row are often refused alike, and the reasons are few.
         match self.0.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, count)) => *count += nodes,
-            None => self.0.push((reason, nodes)),
+            None => {
+                // A kept answer has a tally for each few nodes, most with one reason.
+                self.0.reserve_exact(1);
+                self.0.push((reason, nodes));
+            }
         }
     }
 

@@ -24,6 +24,10 @@ use tensile_scheduler_extender::verbs;
 use tensile_world::{Shared, World};
 use tower::{ServiceExt, service_fn};
 
+/// That of the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Pods asked about.
 const QUESTIONS: usize = 2_000;
 /// Of them so many come before anything is measured, so that each kind has been asked about.
