@@ -37,6 +37,8 @@ const DEADLINE: Duration = Duration::from_secs(120);
 const CONVERGENCE: Duration = Duration::from_secs(30);
 /// An audit log is not rotated before it has this many megabytes, which no run reaches.
 const AUDIT_LOG_MEGABYTES: &str = "--audit-log-maxsize=10000";
+/// kwok, unlike a kubelet, leaves pods as they are that were marked not ready while it could not reach the API server.
+const PATIENCE_WITH_NODES: &str = "--node-monitor-grace-period=10m";
 
 /// What became of the pods under a fault.
 #[derive(Clone, Debug, Default)]
@@ -124,6 +126,7 @@ async fn clusters() -> Result<(Cluster, Cluster)> {
         ClusterSpec::new(name)
             .with_audit_log()
             .api_server_args([AUDIT_LOG_MEGABYTES])
+            .controller_manager_args([PATIENCE_WITH_NODES])
     };
     let (upper, lower) = tokio::try_join!(
         Cluster::start(spec("faults-upper").without_scheduler()),
