@@ -46,7 +46,7 @@ async fn report(args: &Args) -> Result<()> {
             format!("measured on {}", describe_machine()),
             "an upper cluster, and a lower one with a real node, on this machine together".to_owned(),
             format!(
-                "WebSocket streams (v4.channel.k8s.io down, v5.channel.k8s.io up) of {} MiB, {} rounds, paths in turn, medians",
+                "WebSocket streams (v4.channel.k8s.io) of {} MiB, {} rounds, paths in turn, medians",
                 args.mib, args.rounds
             ),
         ],
