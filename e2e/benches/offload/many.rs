@@ -132,12 +132,13 @@ fn bytes(resident: u64) -> f64 {
     count(usize::try_from(resident).unwrap_or(usize::MAX))
 }
 
-/// A control plane without controllers, which refuses no pod for want of a service account.
+/// A control plane without controllers, which refuses no pod for want of a service account, and taints no new node: nobody
+/// would take the taint away when the node is ready.
 fn bare(name: &str) -> ClusterSpec {
     ClusterSpec::new(name)
         .without_scheduler()
         .without_controller_manager()
-        .api_server_args(["--disable-admission-plugins=ServiceAccount"])
+        .api_server_args(["--disable-admission-plugins=ServiceAccount,TaintNodesByCondition"])
 }
 
 async fn start_lower(number: usize, pods: usize) -> Result<Cluster> {
