@@ -409,13 +409,19 @@ impl Cluster {
     #[must_use]
     pub fn fit(&self, candidate: &Arc<Candidate>, pool: Option<&Selector>) -> Fit {
         self.known_fit(candidate, pool)
-            .unwrap_or_else(|| self.fits.ask(self, candidate, pool))
+            .unwrap_or_else(|| self.asked_fit(candidate, pool))
     }
 
     /// As [`Cluster::fit`]; `None` if that would ask all nodes.
     #[must_use]
     pub fn known_fit(&self, candidate: &Candidate, pool: Option<&Selector>) -> Option<Fit> {
         self.fits.known(self, candidate, pool)
+    }
+
+    /// As [`Cluster::fit`], where [`Cluster::known_fit`] gave nothing: asks all nodes, and keeps what they say.
+    #[must_use]
+    pub fn asked_fit(&self, candidate: &Arc<Candidate>, pool: Option<&Selector>) -> Fit {
+        self.fits.ask(self, candidate, pool)
     }
 
     /// What the cluster would say to `candidate` if these upper pods were not in it, promises included.

@@ -62,11 +62,8 @@ impl Fits {
 
     /// Asks all nodes, and keeps what they say.
     pub(crate) fn ask(&self, cluster: &Cluster, candidate: &Arc<Candidate>, pool: Option<&Selector>) -> Fit {
-        let mut standing = Standing::of(cluster, candidate, pool);
-        let fit = standing
-            .now(cluster, candidate, pool)
-            .cloned()
-            .unwrap_or_default();
+        let standing = Standing::of(cluster, candidate, pool);
+        let fit = standing.fit().clone();
         self.lock().keep(Answer {
             candidate: candidate.clone(),
             pool: pool.cloned(),

@@ -45,6 +45,11 @@ impl Standing {
         standing
     }
 
+    /// The answer in the state that it was brought up to last.
+    pub(crate) fn fit(&self) -> &Fit {
+        &self.fit
+    }
+
     /// The answer now; `None` if all nodes must be asked again.
     pub(crate) fn now(
         &mut self,

@@ -258,14 +258,17 @@ mod tests {
         .into_bytes()
     }
 
+    /// The response to a question of this version.
+    fn answered(version: &str, answer: Answer) -> Value {
+        let body = mk_body(version);
+        let response = Review::parse(&body).unwrap().answer(&answer.encode().unwrap());
+        serde_json::from_slice(&response.unwrap()).unwrap()
+    }
+
     #[test]
     fn the_answer_has_the_version_and_the_uid_of_the_question() {
         for version in VERSIONS {
-            let body = mk_body(version);
-            let review = Review::parse(&body).unwrap();
-            let answer: Value =
-                serde_json::from_slice(&review.answer(&Answer::default().encode().unwrap()).unwrap())
-                    .unwrap();
+            let answer = answered(version, Answer::default());
             let expected = json!({"apiVersion": version, "kind": "AdmissionReview",
                 "response": {"uid": "u-1", "allowed": true}});
             assert_eq!(answer, expected);
@@ -276,18 +279,11 @@ mod tests {
     fn a_patch_is_base64_of_rfc_6902() {
         let patch: json_patch::Patch =
             serde_json::from_value(json!([{"op": "remove", "path": "/spec/nodeSelector"}])).unwrap();
-        let body = mk_body(VERSIONS[0]);
         let answer = Answer {
             patch: patch.0,
             ..Answer::default()
         };
-        let answer: Value = serde_json::from_slice(
-            &Review::parse(&body)
-                .unwrap()
-                .answer(&answer.encode().unwrap())
-                .unwrap(),
-        )
-        .unwrap();
+        let answer = answered(VERSIONS[0], answer);
         assert_eq!(answer["response"]["patchType"], "JSONPatch");
         let patch = STANDARD
             .decode(answer["response"]["patch"].as_str().unwrap())
@@ -297,19 +293,12 @@ mod tests {
 
     #[test]
     fn a_denial_has_a_message_and_long_warnings_are_cut() {
-        let body = mk_body(VERSIONS[0]);
         let answer = Answer {
             denial: Some("no".to_owned()),
             warnings: vec!["é".repeat(300)],
             ..Answer::default()
         };
-        let answer: Value = serde_json::from_slice(
-            &Review::parse(&body)
-                .unwrap()
-                .answer(&answer.encode().unwrap())
-                .unwrap(),
-        )
-        .unwrap();
+        let answer = answered(VERSIONS[0], answer);
         assert_eq!(answer["response"]["allowed"], false);
         assert_eq!(
             answer["response"]["status"],

@@ -33,7 +33,7 @@ impl Question<'_> {
     }
 
     fn ask(&self) -> Fit {
-        self.model.fit(&self.candidate, self.pool)
+        self.model.asked_fit(&self.candidate, self.pool)
     }
 }
 
