@@ -35,10 +35,14 @@ test-unit *args:
 test-live target='*':
     TENSILE_REQUIRE=real-nodes cargo test --package e2e --test '{{ target }}'
 
-# Every fault of docs/faults.md for as long as it says, about an hour; CI does some seconds of each. Writes the table.
+# Every fault of docs/faults.md for as long as it says, forty minutes; CI does some seconds of each. Writes the table.
 faults:
     TENSILE_FAULTS=full TENSILE_FAULTS_OUT="$PWD/target/faults.md" \
         cargo test --package e2e --test faults -- no_fault --nocapture
+
+# The last row of that alone: the process is killed in 20 bursts of 1 000 pods.
+kills:
+    TENSILE_FAULTS=kills cargo test --package e2e --test faults -- no_fault --nocapture
 
 # Life cycle, logs and exec with lower clusters of an older minor (built once, six minutes), then with an upper one.
 old-minor:

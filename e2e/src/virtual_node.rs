@@ -26,6 +26,7 @@ pub struct VirtualNodeSpec {
     address: IpAddr,
     upper_kubeconfig: Option<std::path::PathBuf>,
     lower_kubeconfig: Option<std::path::PathBuf>,
+    pod_uid: Option<String>,
 }
 
 /// A running virtual node.
@@ -50,6 +51,7 @@ impl VirtualNodeSpec {
             address: LOOPBACK,
             upper_kubeconfig: None,
             lower_kubeconfig: None,
+            pod_uid: None,
         }
     }
 
@@ -78,6 +80,13 @@ impl VirtualNodeSpec {
     #[must_use]
     pub fn lower_kubeconfig(mut self, path: impl Into<std::path::PathBuf>) -> Self {
         self.lower_kubeconfig = Some(path.into());
+        self
+    }
+
+    /// The pod that its processes run in, one after the other.
+    #[must_use]
+    pub fn pod_uid(mut self, uid: &str) -> Self {
+        self.pod_uid = Some(uid.to_owned());
         self
     }
 
@@ -111,7 +120,8 @@ impl VirtualNodeSpec {
         .flat_map(|(flag, value)| [flag.to_owned(), value])
         .collect();
         args.extend(self.args.iter().cloned());
-        let component = Component::start("virtual-node", &args, &[])?;
+        let env = self.pod_uid.as_deref().map(|uid| ("POD_UID", uid));
+        let component = Component::start("virtual-node", &args, env.as_slice())?;
         Ok(VirtualNode {
             component,
             name: self.name.clone(),

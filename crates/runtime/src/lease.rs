@@ -28,12 +28,21 @@ const RETRY_PERIOD: Duration = Duration::from_secs(2);
 /// 18 s at the latest.
 const HESITATION: Duration = Duration::from_secs(1);
 
-/// An identity for a candidate that no other process has, also none after a restart in the same pod.
+/// An identity for a candidate that no other running process has. Where `POD_UID` tells the pod, it is that of the
+/// process that ran in the container before: kubelets start a container again only after it has ended, so that a
+/// process that was killed need not wait until its own lease runs out.
 #[must_use]
 pub fn process_identity() -> String {
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "local".to_owned());
-    let started = jiff::Timestamp::now().as_nanosecond();
-    format!("{host}_{}_{started}", std::process::id())
+    let pod = std::env::var("POD_UID").ok().filter(|uid| !uid.is_empty());
+    let process = || {
+        format!(
+            "{}_{}",
+            std::process::id(),
+            jiff::Timestamp::now().as_nanosecond()
+        )
+    };
+    format!("{host}_{}", pod.unwrap_or_else(process))
 }
 
 /// Whether we lead.
@@ -162,7 +171,7 @@ async fn until_lost(leadership: &mut watch::Receiver<Leadership>) {
 // === impl Candidate ===
 
 impl<S: Store> Candidate<S> {
-    /// A candidate for the lease `name`; `identity` must differ between processes.
+    /// A candidate for the lease `name`; `identity` must differ between processes that run, see [`process_identity`].
     pub fn new(store: S, name: &str, identity: &str) -> Self {
         Self {
             store,
@@ -472,6 +481,18 @@ mod tests {
             waited >= DURATION && waited <= DURATION + RETRY_PERIOD,
             "{waited:?}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_starts_again_in_its_pod_has_its_lease_at_once() {
+        let store = Memory::default();
+        let mut killed = Candidate::new(store.clone(), "lease", "pod");
+        assert!(killed.attempt().await.unwrap().held());
+        let mut again = Candidate::new(store.clone(), "lease", "pod").hesitant();
+        let before = Instant::now();
+        assert!(again.attempt().await.unwrap().held());
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        assert!(store.replace(&killed.claim(None)).await.is_err(), "it has ended");
     }
 
     #[tokio::test(start_paused = true)]

@@ -75,6 +75,7 @@ impl Process {
             labels: args.labels(),
             taints: taints.cloned().unwrap_or_else(|| vec![args.taint()]),
             version: version.to_owned(),
+            upper_minor: self.upper_id.minor,
         }
     }
 

@@ -99,7 +99,7 @@ impl<'a> Lane<'a> {
             Link::Lower => lower,
         };
         let wall = Wall::build(row, behind).await?;
-        let mut spec = VirtualNodeSpec::new(name);
+        let mut spec = VirtualNodeSpec::new(name).pod_uid(name);
         if let Some(address) = wall.address() {
             let through = behind.kubeconfig_through(address)?;
             spec = match row.link {

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! All tests of this workspace together have the short form, some seconds of each fault; `TENSILE_FAULTS=full` (`just
-//! faults`) lets them last as long as the documentation says, and writes its table into `TENSILE_FAULTS_OUT`.
+//! faults`) lets them last as long as the documentation says, `kills` is the last row of that alone (`just kills`), and
+//! the table is written into `TENSILE_FAULTS_OUT`.
 //! `TENSILE_FAULT_SECONDS` limits the time of each, `TENSILE_FAULT_ROUNDS` and `TENSILE_FAULT_SEED` are for the kills.
 
 mod gateway;
@@ -89,6 +90,7 @@ impl Outcome {
 fn form() -> Form {
     match std::env::var("TENSILE_FAULTS") {
         Ok(word) if word == "full" => Form::Full,
+        Ok(word) if word == "kills" => Form::Kills,
         _ => Form::Short,
     }
 }
@@ -182,6 +184,10 @@ async fn suffer(form: Form, outcomes: &mut Vec<Outcome>) -> Result<()> {
         let mut lane = Lane::start("lane-kills", &table::clusters(form)[0], upper, lower).await?;
         lane.be_killed(sizes, seed).await
     };
+    if form == Form::Kills {
+        outcomes.push(kills().await?);
+        return Ok(());
+    }
     // A burst of the full form would slow the others down, and they it.
     let early = async {
         if form == Form::Short {

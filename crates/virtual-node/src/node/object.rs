@@ -12,6 +12,8 @@ use super::Summary;
 const READY: (&str, &str) = ("KubeletReady", "the lower cluster answers");
 /// Type of the condition that is there only while something is wrong with the pool.
 const POOL_PROBLEM: &str = "PoolProblem";
+/// Minor version since which Nodes have `status.declaredFeatures`.
+const DECLARED_FEATURES_SINCE: u32 = 35;
 /// Reason of `Ready=False` while the lower cluster does not answer.
 pub const UNREACHABLE: &str = "LowerClusterUnreachable";
 
@@ -34,6 +36,8 @@ pub struct Identity {
     pub taints: Vec<Value>,
     /// Version of the lower cluster, shown while no node tells a kubelet's.
     pub version: String,
+    /// Minor version of the upper cluster, which refuses what it does not know.
+    pub upper_minor: u32,
 }
 
 /// Whether the lower cluster answers.
@@ -127,7 +131,7 @@ impl Desired {
                 .as_ref()
                 .map(|ip| json!({"type": "ExternalIP", "address": ip})),
         );
-        json!({
+        let mut node = json!({
             "apiVersion": "v1",
             "kind": "Node",
             "metadata": {"name": identity.name},
@@ -137,10 +141,13 @@ impl Desired {
                 "addresses": addresses,
                 "daemonEndpoints": {"kubeletEndpoint": {"Port": identity.port}},
                 "nodeInfo": self.node_info(),
-                "declaredFeatures": self.summary.features,
                 "conditions": self.conditions(current, now),
             },
-        })
+        });
+        if identity.upper_minor >= DECLARED_FEATURES_SINCE {
+            node["status"]["declaredFeatures"] = json!(self.summary.features);
+        }
+        node
     }
 
     /// Always with the resources that every node has, so that a cluster without nodes shows zeroes.
@@ -217,6 +224,7 @@ mod tests {
             labels: BTreeMap::from([("team".to_owned(), "x".to_owned())]),
             taints: vec![json!({"key": names::PROVIDER_TAINT, "value": "tensile", "effect": "NoSchedule"})],
             version: "v1.36.3".into(),
+            upper_minor: 36,
         };
         Desired {
             identity,
@@ -251,6 +259,17 @@ mod tests {
             status["allocatable"],
             json!({"cpu": "0", "memory": "0", "pods": "0", "ephemeral-storage": "0"})
         );
+    }
+
+    #[test]
+    fn an_older_upper_cluster_is_told_no_field_that_it_would_refuse() {
+        let mut desired = mk_desired();
+        desired.summary.features = vec!["F".into()];
+        for (minor, shown) in [(36, json!(["F"])), (35, json!(["F"])), (34, Value::Null)] {
+            desired.identity.upper_minor = minor;
+            let status = &desired.status(&Value::Null, "now")["status"];
+            assert_eq!(status["declaredFeatures"], shown, "1.{minor}");
+        }
     }
 
     #[test]

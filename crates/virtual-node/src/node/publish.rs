@@ -312,6 +312,7 @@ mod tests {
             labels: std::collections::BTreeMap::new(),
             taints: vec![json!({"key": names::PROVIDER_TAINT, "value": "tensile", "effect": "NoSchedule"})],
             version: "v1.36.3".into(),
+            upper_minor: 36,
         };
         Desired {
             identity,

@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tensile_core::resources::Resources;
-use tensile_placement::{Candidate, Uid};
-use tensile_world::Lowering;
+use tensile_placement::{Candidate, Node, Uid};
+use tensile_world::{Lowering, VirtualNode};
 
 use crate::plan::Plan;
 use crate::pod::Pod;
@@ -55,12 +55,8 @@ struct Room<'a> {
 #[derive(Default)]
 struct Rooms<'a>(Vec<Room<'a>>);
 
-/// What rooms are looked for among.
-struct Census<'a> {
-    by_uid: HashMap<Uid, &'a Pod>,
-    /// By lower cluster and node, the upper pods there.
-    origins: HashMap<String, HashMap<Arc<str>, Vec<Uid>>>,
-}
+/// What rooms are looked for among: by lower cluster and node, the upper pods there.
+struct Census<'a>(HashMap<String, HashMap<Arc<str>, Vec<&'a Pod>>>);
 
 /// Adds to `plan` what this strategy would do.
 pub fn plan(
@@ -187,7 +183,8 @@ fn places(
         .iter()
         .map(|victim| Uid::from(&*victim.uid))
         .collect();
-    gone.extend(census.leaving(&virtual_node.cluster, &room.lower));
+    let pods = census.on(&virtual_node.cluster, &room.lower).iter();
+    gone.extend(pods.filter(|pod| pod.deleting).map(|pod| Uid::from(&*pod.uid)));
     gone.push(Uid::from(&*pod.uid));
     let model = &mut scene.world.cluster_mut(&virtual_node.cluster).model;
     if !model.passes_without(&gone, &candidate, &room.lower) {
@@ -249,138 +246,133 @@ impl<'a> Rooms<'a> {
 
 impl<'a> Census<'a> {
     fn of(scene: &Scene<'_>, pods: &'a Pods) -> Self {
-        let clusters = scene.world.clusters();
-        Self {
-            by_uid: pods.iter().map(|pod| (Uid::from(&*pod.uid), pod)).collect(),
-            origins: clusters
-                .map(|(id, cluster)| (id.to_owned(), cluster.model.origins()))
-                .collect(),
-        }
+        let by_uid: HashMap<Uid, &Pod> = pods.iter().map(|pod| (Uid::from(&*pod.uid), pod)).collect();
+        let pods_of = |origins: Vec<Uid>| {
+            origins
+                .iter()
+                .filter_map(|uid| by_uid.get(uid).copied())
+                .collect()
+        };
+        let clusters = scene.world.clusters().map(|(id, cluster)| {
+            let nodes = cluster.model.origins().into_iter();
+            (
+                id.to_owned(),
+                nodes.map(|(node, origins)| (node, pods_of(origins))).collect(),
+            )
+        });
+        Self(clusters.collect())
     }
 
-    /// The pods of a lower node that are going already.
-    fn leaving(&self, cluster: &str, lower: &str) -> Vec<Uid> {
-        let origins = self.origins.get(cluster).and_then(|nodes| nodes.get(lower));
-        let leaves = |uid: &&Uid| self.by_uid.get(*uid).is_some_and(|pod| pod.deleting);
-        origins.into_iter().flatten().filter(leaves).copied().collect()
+    /// The upper pods of a lower node.
+    fn on(&self, cluster: &str, lower: &str) -> &[&'a Pod] {
+        let pods = self.0.get(cluster).and_then(|nodes| nodes.get(lower));
+        pods.map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Adds the ways to make room behind a virtual node, by resources alone.
     fn look(
         &self,
         args: &Args,
-        scene: &mut Scene<'_>,
+        scene: &Scene<'_>,
         pod: &Pod,
         lowering: &mut Lowering<'_>,
         node: &str,
         rooms: &mut Rooms<'a>,
     ) {
-        let keys = scene.world.settings.ignored_keys.clone();
-        let Some(virtual_node) = scene.world.virtual_node(node).cloned() else {
+        let Some(virtual_node) = scene.world.virtual_node(node) else {
             return;
         };
         if !matches!(scene.is_source(node), Ok(true)) {
             return;
         }
-        let Ok(candidate) = lowering.candidate(node, &virtual_node, &keys) else {
+        let keys = &scene.world.settings.ignored_keys;
+        let Ok(candidate) = lowering.candidate(node, virtual_node, keys) else {
             return;
         };
         let wanted = &candidate.pod.request;
-        for (lower, free) in self.free(scene, &virtual_node, wanted) {
-            let origins = self
-                .origins
-                .get(&virtual_node.cluster)
-                .and_then(|nodes| nodes.get(&lower));
-            let origins = origins.map(Vec::as_slice).unwrap_or_default();
-            if !self.is_worth_a_look(origins, wanted, &free, args.max_victims, rooms) {
+        for lower in usable(scene, virtual_node, wanted) {
+            let pods = self.on(&virtual_node.cluster, lower.name);
+            let free = free(&lower, pods);
+            if !is_worth_a_look(pods, wanted, &free, args.max_victims, rooms) {
                 continue;
             }
-            let mut movable = self.movable(scene, pod, node, origins);
+            let mut movable = movable(scene, pod, node, pods);
             let found = sets(&mut movable, wanted, &free, args.max_victims, rooms.bound());
             for (cost, set) in found {
                 rooms.add(Room {
                     cost,
                     node: node.to_owned(),
-                    lower: lower.clone(),
+                    lower: lower.name.clone(),
                     victims: set.into_iter().map(|index| movable[index].pod).collect(),
                 });
             }
         }
     }
+}
 
-    /// Whether few enough of the pods could make so much room, and as cheaply as what has been found so far.
-    fn is_worth_a_look(
-        &self,
-        origins: &[Uid],
-        wanted: &Resources,
-        free: &Resources,
-        most: usize,
-        rooms: &Rooms<'_>,
-    ) -> bool {
-        let pods: Vec<&Pod> = origins
-            .iter()
-            .filter_map(|uid| self.by_uid.get(uid).copied())
-            .collect();
-        let requests: Vec<&Resources> = pods.iter().map(|pod| &pod.request).collect();
-        let Some(fewest) = fewest(&requests, wanted, free).filter(|fewest| *fewest <= most) else {
-            return false;
-        };
-        if fewest == 0 {
-            return true;
-        }
-        let least = Cost {
-            highest: pods.iter().map(|pod| pod.priority).min().unwrap_or(i64::MIN),
-            pods: fewest,
-            restarts: pods.iter().map(|pod| pod.restart_cost.min(0)).sum(),
-        };
-        rooms.bound().is_none_or(|bound| least < bound)
-    }
+/// The nodes that could take the pod were they empty.
+fn usable<'s>(
+    scene: &'s Scene<'_>,
+    virtual_node: &'s VirtualNode,
+    wanted: &'s Resources,
+) -> impl Iterator<Item = Node<'s>> {
+    let cluster = scene.world.clusters().find(|(id, _)| *id == virtual_node.cluster);
+    let nodes = cluster.into_iter().flat_map(|(_, cluster)| cluster.model.nodes());
+    let pool = virtual_node.pool.as_ref();
+    nodes.filter(move |node| {
+        pool.is_none_or(|pool| pool.matches(&node.facts.labels)) && wanted.fits(&node.facts.allocatable)
+    })
+}
 
-    /// What is free on the nodes that could take the pod were they empty, and will be when what leaves has left.
-    fn free(
-        &self,
-        scene: &Scene<'_>,
-        virtual_node: &tensile_world::VirtualNode,
-        wanted: &Resources,
-    ) -> Vec<(Arc<str>, Resources)> {
-        let cluster = scene.world.clusters().find(|(id, _)| *id == virtual_node.cluster);
-        let nodes = cluster.into_iter().flat_map(|(_, cluster)| cluster.model.nodes());
-        let pool = virtual_node.pool.as_ref();
-        let usable = nodes.filter(|node| {
-            pool.is_none_or(|pool| pool.matches(&node.facts.labels)) && wanted.fits(&node.facts.allocatable)
-        });
-        usable
-            .map(|node| {
-                let mut free = node.free();
-                for uid in self.leaving(&virtual_node.cluster, node.name) {
-                    if let Some(pod) = self.by_uid.get(&uid) {
-                        free.add(&pod.request);
-                    }
-                }
-                (node.name.clone(), free)
-            })
-            .collect()
+/// What is free on the node, and will be when what leaves has left.
+fn free(node: &Node<'_>, pods: &[&Pod]) -> Resources {
+    let mut free = node.free();
+    for pod in pods.iter().filter(|pod| pod.deleting) {
+        free.add(&pod.request);
     }
+    free
+}
 
-    /// The pods among these that may be moved from the virtual node for the pod.
-    fn movable(&self, scene: &Scene<'_>, pod: &Pod, node: &str, origins: &[Uid]) -> Vec<Movable<&'a Pod>> {
-        let pods = origins.iter().filter_map(|uid| self.by_uid.get(uid).copied());
-        let movable = pods.filter(|victim| {
-            !victim.deleting
-                && *victim.node == *node
-                && victim.priority <= pod.priority
-                && scene.may_move(victim).is_ok()
-                && scene.check_limits(victim, 1).is_ok()
-        });
-        movable
-            .map(|victim| Movable {
-                pod: victim,
-                request: victim.request.clone(),
-                priority: victim.priority,
-                restart: victim.restart_cost,
-            })
-            .collect()
+/// Whether few enough of the pods could make so much room, and as cheaply as what has been found so far.
+fn is_worth_a_look(
+    pods: &[&Pod],
+    wanted: &Resources,
+    free: &Resources,
+    most: usize,
+    rooms: &Rooms<'_>,
+) -> bool {
+    let requests: Vec<&Resources> = pods.iter().map(|pod| &pod.request).collect();
+    let Some(fewest) = fewest(&requests, wanted, free).filter(|fewest| *fewest <= most) else {
+        return false;
+    };
+    if fewest == 0 {
+        return true;
     }
+    let least = Cost {
+        highest: pods.iter().map(|pod| pod.priority).min().unwrap_or(i64::MIN),
+        pods: fewest,
+        restarts: pods.iter().map(|pod| pod.restart_cost.min(0)).sum(),
+    };
+    rooms.bound().is_none_or(|bound| least < bound)
+}
+
+/// The pods among these that may be moved from the virtual node for the pod.
+fn movable<'a>(scene: &Scene<'_>, pod: &Pod, node: &str, pods: &[&'a Pod]) -> Vec<Movable<&'a Pod>> {
+    let movable = pods.iter().filter(|victim| {
+        !victim.deleting
+            && *victim.node == *node
+            && victim.priority <= pod.priority
+            && scene.may_move(victim).is_ok()
+            && scene.check_limits(victim, 1).is_ok()
+    });
+    movable
+        .map(|victim| Movable {
+            pod: *victim,
+            request: victim.request.clone(),
+            priority: victim.priority,
+            restart: victim.restart_cost,
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub fn plan(args: &Args, scene: &mut Scene<'_>, pods: &Pods, plan: &mut Plan) {
     topology::plan(args, scene, &likes, plan);
 }
 
-/// The pods that count, alike ones together, in the order of their names.
+/// The pods that count, alike ones together, in the order of the first name of each.
 fn likes<'a>(args: &Args, pods: &'a Pods) -> Vec<Like<'a>> {
     let counting = pods
         .iter()
@@ -49,9 +49,7 @@ fn likes<'a>(args: &Args, pods: &'a Pods) -> Vec<Like<'a>> {
         like.or_insert_with(|| Like { pods: Vec::new() }).pods.push(pod);
     }
     let mut likes: Vec<Like<'a>> = likes.into_values().collect();
-    for like in &mut likes {
-        like.pods.sort_by(|one, other| one.key.cmp(&other.key));
-    }
+    likes.iter_mut().for_each(Like::begin_with_first);
     likes.sort_by(|one, other| one.first().key.cmp(&other.first().key));
     likes
 }
@@ -59,6 +57,12 @@ fn likes<'a>(args: &Args, pods: &'a Pods) -> Vec<Like<'a>> {
 // === impl Like ===
 
 impl<'a> Like<'a> {
+    /// Puts the first by name in front. The others stay in no order: whoever needs one sorts by more than the name.
+    fn begin_with_first(&mut self) {
+        let first = (0..self.pods.len()).min_by_key(|index| &self.pods[*index].key);
+        self.pods.swap(0, first.unwrap_or_default());
+    }
+
     fn first(&self) -> &'a Pod {
         self.pods[0]
     }

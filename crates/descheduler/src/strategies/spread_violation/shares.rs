@@ -49,7 +49,9 @@ fn shared<'a>(likes: &[Like<'a>]) -> Vec<Shared<'a>> {
         let Some(split) = split_of(like.first()) else {
             continue;
         };
-        for &pod in &like.pods {
+        let mut pods = like.pods.clone();
+        pods.sort_by(|one, other| one.key.cmp(&other.key));
+        for pod in pods {
             let Some(owner) = pod.owner.as_deref() else {
                 continue;
             };
