@@ -118,7 +118,9 @@ impl Bursts {
     async fn burst(&self, ground: &Ground, side: Side, node: Option<&VirtualNode>) -> Result<Cost> {
         let pods = self.pods;
         let names = load::names("pod", pods);
-        let load = load::create(ground, side, &names);
+        let load = async {
+            tokio::try_join!(load::create(ground, side, &names), ground.serve(side, pods)).map(drop)
+        };
         self.timed(ground, side, node, "Running", load, |now| now.running == pods)
             .await
     }

@@ -16,7 +16,7 @@ use serde_json::json;
 use tensile_core::names::PROVIDER_TAINT;
 
 use crate::args::Workload;
-use crate::load;
+use crate::{kubelets, load};
 
 /// The user that the virtual node is in both clusters, so that its requests can be told from others'.
 pub(crate) const VIRTUAL_NODE: &str = "tensile-virtual-node";
@@ -138,6 +138,18 @@ impl Ground {
         match side {
             Side::Lower => &self.lower_client,
             Side::Upper | Side::Through => &self.upper_client,
+        }
+    }
+
+    /// Does what kubelets would do for so many pods of `side` and kwok leaves out; only complete pods need any of it.
+    pub(crate) async fn serve(&self, side: Side, pods: usize) -> Result<()> {
+        let client = match side {
+            Side::Upper => &self.upper_client,
+            Side::Lower | Side::Through => &self.lower_client,
+        };
+        match self.workload {
+            Workload::Bare => Ok(()),
+            Workload::Complete => kubelets::serve(client, side.namespace(), pods).await,
         }
     }
 

@@ -9,6 +9,7 @@
 mod args;
 mod burst;
 mod ground;
+mod kubelets;
 mod latency;
 mod load;
 mod many;
@@ -65,7 +66,9 @@ fn facts(args: &Args) -> Vec<String> {
     ];
     if args.workload == args::Workload::Complete {
         facts.push(
-            "each pod with a service-account token, and a ConfigMap and a Secret that all share".to_owned(),
+            "each pod with a service-account token, and a ConfigMap and a Secret that all share; on all sides the benchmark \
+             asks for tokens and objects what kubelets would, for the simulated nodes do not"
+                .to_owned(),
         );
     }
     if !args.is_full() && args.figures == Figures::Offload {
