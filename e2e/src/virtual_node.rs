@@ -26,6 +26,7 @@ pub struct VirtualNodeSpec {
     address: IpAddr,
     upper_kubeconfig: Option<std::path::PathBuf>,
     lower_kubeconfig: Option<std::path::PathBuf>,
+    binary: Option<std::path::PathBuf>,
 }
 
 /// A running virtual node.
@@ -50,6 +51,7 @@ impl VirtualNodeSpec {
             address: LOOPBACK,
             upper_kubeconfig: None,
             lower_kubeconfig: None,
+            binary: None,
         }
     }
 
@@ -78,6 +80,13 @@ impl VirtualNodeSpec {
     #[must_use]
     pub fn lower_kubeconfig(mut self, path: impl Into<std::path::PathBuf>) -> Self {
         self.lower_kubeconfig = Some(path.into());
+        self
+    }
+
+    /// Its own binary, if there is one, in place of that with all components.
+    #[must_use]
+    pub fn binary(mut self, path: Option<std::path::PathBuf>) -> Self {
+        self.binary = path;
         self
     }
 
@@ -111,7 +120,7 @@ impl VirtualNodeSpec {
         .flat_map(|(flag, value)| [flag.to_owned(), value])
         .collect();
         args.extend(self.args.iter().cloned());
-        let component = Component::start("virtual-node", &args, &[])?;
+        let component = Component::start_from(self.binary.as_deref(), "virtual-node", &args, &[])?;
         Ok(VirtualNode {
             component,
             name: self.name.clone(),

@@ -15,7 +15,7 @@ use kube::{Api, Client, Config};
 use serde_json::json;
 use tensile_core::names::PROVIDER_TAINT;
 
-use crate::args::Workload;
+use crate::args::{Args, Workload};
 use crate::{kubelets, load};
 
 /// The user that the virtual node is in both clusters, so that its requests can be told from others'.
@@ -102,7 +102,8 @@ impl Side {
 
 impl Ground {
     /// Starts both clusters with their nodes, and warms them up.
-    pub(crate) async fn start(nodes: usize, workload: Workload) -> Result<Self> {
+    pub(crate) async fn start(args: &Args) -> Result<Self> {
+        let (nodes, workload) = (args.nodes, args.workload);
         tell(format!("starting two clusters with {nodes} simulated nodes each"));
         let spec = |name: &str| {
             ClusterSpec::new(name)
@@ -118,6 +119,7 @@ impl Ground {
             upper_client: client(&kubeconfig(&upper, LOAD)?).await?,
             lower_client: client(&kubeconfig(&lower, LOAD)?).await?,
             node: VirtualNodeSpec::new(NODE)
+                .binary(args.binary())
                 .upper_kubeconfig(kubeconfig(&upper, VIRTUAL_NODE)?)
                 .lower_kubeconfig(kubeconfig(&lower, VIRTUAL_NODE)?),
             upper,

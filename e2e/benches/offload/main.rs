@@ -50,11 +50,17 @@ async fn report(args: &Args) -> Result<()> {
 
 fn facts(args: &Args) -> Vec<String> {
     let machine = format!("measured at {} on {}", ground::now(), describe_machine());
+    let binary = match args.binary {
+        Some(_) => "the virtual node's own binary",
+        None => "the binary of the tests, which is all components in one",
+    };
+    let binary = format!("measured is {binary}");
     if args.figures == Figures::Memory {
-        return vec![machine, many::FACT.to_owned()];
+        return vec![machine, binary, many::FACT.to_owned()];
     }
     let mut facts = vec![
         machine,
+        binary,
         format!(
             "an upper and a lower cluster, each with {} kwok nodes, both with audit logs, on this machine together",
             args.nodes
@@ -85,7 +91,7 @@ async fn measure(args: &Args, report: &mut Report) -> Result<()> {
     if args.figures == Figures::Memory {
         return many::measure(args, report).await;
     }
-    let ground = Ground::start(args.nodes, args.workload).await?;
+    let ground = Ground::start(args).await?;
     if args.figures == Figures::Stream {
         return stream::measure(&ground, args, report).await;
     }
