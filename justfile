@@ -73,7 +73,8 @@ deny:
 
 # What a virtual node costs, against both clusters alone, on simulated nodes; arguments as in e2e/benches/offload.
 bench *args:
-    cargo bench --package e2e --bench offload -- {{ args }}
+    cargo build --release --package e2e --package tensile-virtual-node --bin tensile-virtual-node
+    cargo bench --package e2e --bench offload -- --binary target/release/tensile-virtual-node {{ args }}
 
 # Memory, connections and idle time of a process with many lower clusters; `just bench-clusters --clusters 100`.
 bench-clusters *args:
@@ -86,7 +87,7 @@ bench-streams *args:
 # How soon 200 status changes a second are passed on, and memory with 10 000 pods in one cluster and in ten.
 bench-status:
     cargo bench --package e2e --bench offload -- --figures stream
-    cargo bench --package e2e --bench offload -- --figures memory
+    just bench --figures memory
 
 # What the placement model costs at scale: `just bench-placement [clusters nodes pods]`.
 bench-placement *args:

@@ -1,6 +1,6 @@
 //! Starts Tensile's own components as child processes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -29,11 +29,25 @@ impl Component {
     /// # Errors
     /// The binary is not built, or cannot be started.
     pub fn start(component: &str, args: &[String], env: &[(&str, &str)]) -> Result<Self> {
+        Self::start_from(None, component, args, env)
+    }
+
+    /// Starts the component from `own`, its own binary as users run it, if there is one, else as
+    /// [`start`](Self::start).
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_from(
+        own: Option<&Path>,
+        component: &str,
+        args: &[String],
+        env: &[(&str, &str)],
+    ) -> Result<Self> {
+        let name = own.is_none().then(|| component.to_owned());
+        let args = name.into_iter().chain(args.iter().cloned()).collect();
+        let binary = own.map_or_else(binary, |own| Ok(own.to_owned()))?;
         let folder = Folder::create(component)?;
-        let args = std::iter::once(component.to_owned())
-            .chain(args.iter().cloned())
-            .collect();
-        let mut invocation = Invocation::new(component, binary()?, args);
+        let mut invocation = Invocation::new(component, binary, args);
         invocation.env = env
             .iter()
             .map(|&(name, value)| (name.to_owned(), value.to_owned()))

@@ -27,6 +27,7 @@ pub struct VirtualNodeSpec {
     upper_kubeconfig: Option<std::path::PathBuf>,
     lower_kubeconfig: Option<std::path::PathBuf>,
     pod_uid: Option<String>,
+    binary: Option<std::path::PathBuf>,
 }
 
 /// A running virtual node.
@@ -52,6 +53,7 @@ impl VirtualNodeSpec {
             upper_kubeconfig: None,
             lower_kubeconfig: None,
             pod_uid: None,
+            binary: None,
         }
     }
 
@@ -90,6 +92,13 @@ impl VirtualNodeSpec {
         self
     }
 
+    /// Its own binary, if there is one, in place of that with all components.
+    #[must_use]
+    pub fn binary(mut self, path: Option<std::path::PathBuf>) -> Self {
+        self.binary = path;
+        self
+    }
+
     /// Starts the process and returns at once.
     ///
     /// # Errors
@@ -121,7 +130,7 @@ impl VirtualNodeSpec {
         .collect();
         args.extend(self.args.iter().cloned());
         let env = self.pod_uid.as_deref().map(|uid| ("POD_UID", uid));
-        let component = Component::start("virtual-node", &args, env.as_slice())?;
+        let component = Component::start_from(self.binary.as_deref(), "virtual-node", &args, env.as_slice())?;
         Ok(VirtualNode {
             component,
             name: self.name.clone(),

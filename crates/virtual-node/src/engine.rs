@@ -27,6 +27,7 @@ use crate::node::{AllDown, Heartbeat, Identity, LowerNode, OtherPod, Publisher, 
 use crate::objects::{self, Kind};
 use crate::pods;
 use crate::shared::Shared;
+use crate::tokens;
 use crate::watches::{Side, Watches};
 
 /// Objects that are made or renewed at a time; a copy is two requests.
@@ -118,6 +119,7 @@ impl Engine {
             shared.pods.run(self.pod_workers, |key| pods.work(key)),
             shared.objects.run(OBJECT_WORKERS, |key| objects.work(key)),
             shared.events.run(EVENT_WORKERS, |key| events.work(key)),
+            tokens::watch_over(shared),
             publisher.run(),
             heartbeat.run(),
         );

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::{Mutex, MutexGuard};
 
@@ -260,6 +261,20 @@ impl Shared {
         self.lower_object(Kind::Secret, change, |_, _, _| {});
     }
 
+    /// Looks again at the pods whose tokens are due at `now`.
+    pub fn tokens_due(&self, now: Timestamp) {
+        let state = self.state.lock();
+        let is_due = |entry: &pods::Entry| {
+            let token = entry
+                .upper
+                .as_ref()
+                .and_then(|upper| state.tokens.get(&upper.uid));
+            token.is_some_and(|token| token.refresh_at <= now)
+        };
+        let due = state.pods.iter().filter(|(_, entry)| is_due(entry));
+        self.wake(due.map(|(key, _)| key.clone()).collect());
+    }
+
     /// Takes a change of an upper namespace. Pods that were made keep what they have.
     pub fn upper_namespace(&self, change: Change<Meta<Namespaces>>) {
         let mut state = self.state.lock();
@@ -484,5 +499,23 @@ pub(crate) mod tests {
         };
         let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
         Shared::new(Arc::new(settings), Arc::default(), metrics)
+    }
+
+    #[test]
+    fn a_pod_is_looked_at_again_when_its_tokens_are_due() {
+        let (shared, key) = (mk_shared(), Key::new("ns", "p"));
+        let pod = serde_json::json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": {}});
+        let pod = serde_json::from_str(&pod.to_string()).unwrap();
+        let second = |second| Timestamp::from_second(second).unwrap();
+        let (uid, refresh_at) = ("s".into(), second(600));
+        {
+            let mut state = shared.lock();
+            state.pods.apply_upper(&key, pod);
+            state.tokens.insert("u", tokens::Token { uid, refresh_at });
+        }
+        shared.tokens_due(second(599));
+        assert_eq!(shared.pods.depth().fresh, 0);
+        shared.tokens_due(second(600));
+        assert_eq!(shared.pods.depth().fresh, 1);
     }
 }

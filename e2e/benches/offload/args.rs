@@ -43,6 +43,10 @@ pub(crate) struct Args {
     /// A file for the report as Markdown; relative to the root of the repository.
     #[arg(long, env = "TENSILE_BENCH_OUT")]
     pub(crate) out: Option<PathBuf>,
+    /// The virtual node's own binary, as users run it; relative to the root of the repository. Without it, the binary
+    /// of the tests is measured, which is all components in one and has more pages resident.
+    #[arg(long, env = "TENSILE_BENCH_BINARY")]
+    pub(crate) binary: Option<PathBuf>,
     /// Given by `cargo bench`; without it, as from `cargo test --benches`, nothing is measured.
     #[arg(long, hide = true)]
     pub(crate) bench: bool,
@@ -113,9 +117,19 @@ impl Args {
         usize::try_from(self.changes_per_second).map_or(usize::MAX, |rate| rate.saturating_mul(10))
     }
 
-    /// Where the Markdown goes; benchmarks run in the folder of their crate.
+    /// Where the Markdown goes.
     pub(crate) fn out(&self) -> Option<PathBuf> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
-        Some(root?.join(self.out.as_deref()?))
+        from_root(self.out.as_deref())
     }
+
+    /// The virtual node's own binary, if that is measured.
+    pub(crate) fn binary(&self) -> Option<PathBuf> {
+        from_root(self.binary.as_deref())
+    }
+}
+
+/// Benchmarks run in the folder of their crate.
+fn from_root(path: Option<&Path>) -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    Some(root?.join(path?))
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use e2e::measure::{Bytes, CpuTimes, Line, PodWatch, Progress, Report, Samples, Traffic, peak_rss};
+use e2e::measure::{Bytes, CpuTimes, Line, PodWatch, Progress, Report, Samples, Traffic, file_rss, peak_rss};
 use e2e::virtual_node::VirtualNode;
 
 use crate::ground::{BothRequests, Ground, Side, VIRTUAL_NODE, tell, tell_progress};
@@ -35,6 +35,16 @@ pub(crate) struct Costs {
 /// Chooses creation or deletion.
 pub(crate) type Of = fn(&Costs) -> &[Cost];
 
+/// Memory of the virtual node with all pods there, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    pub(crate) resident: f64,
+    /// What of it is pages of files, which are the binary.
+    pub(crate) files: f64,
+    /// The most so far.
+    pub(crate) peak: f64,
+}
+
 /// Bursts of one size, on all sides.
 #[derive(Debug)]
 pub(crate) struct Bursts {
@@ -42,8 +52,7 @@ pub(crate) struct Bursts {
     pub(crate) upper: Costs,
     pub(crate) lower: Costs,
     pub(crate) through: Costs,
-    /// Resident and highest resident memory of the virtual node with all pods there, in bytes.
-    memory: Vec<(f64, f64)>,
+    memory: Vec<Memory>,
 }
 
 // === impl Costs ===
@@ -98,11 +107,16 @@ impl Bursts {
         let cost = self.burst(ground, Side::Through, Some(node)).await?;
         self.through.created.push(cost);
         #[allow(clippy::cast_precision_loss)] // Memory sizes are far below 2^53.
-        let memory = (node.component.rss()? as f64, peak_rss(&node.component)? as f64);
+        let memory = Memory {
+            resident: node.component.rss()? as f64,
+            files: file_rss(&node.component)? as f64,
+            peak: peak_rss(&node.component)? as f64,
+        };
         tell(format!(
-            "the virtual node has {:.1} MB resident, {:.1} MB at most",
-            memory.0 / MEGA,
-            memory.1 / MEGA
+            "the virtual node has {:.1} MB resident, {:.1} MB of it its binary, {:.1} MB at most",
+            memory.resident / MEGA,
+            memory.files / MEGA,
+            memory.peak / MEGA
         ));
         self.memory.push(memory);
         Ok(())
@@ -118,7 +132,9 @@ impl Bursts {
     async fn burst(&self, ground: &Ground, side: Side, node: Option<&VirtualNode>) -> Result<Cost> {
         let pods = self.pods;
         let names = load::names("pod", pods);
-        let load = load::create(ground, side, &names);
+        let load = async {
+            tokio::try_join!(load::create(ground, side, &names), ground.serve(side, pods)).map(drop)
+        };
         self.timed(ground, side, node, "Running", load, |now| now.running == pods)
             .await
     }
@@ -201,10 +217,14 @@ impl Bursts {
         report.lines.push(cpu("deleting", &self.through.deleted));
     }
 
-    /// Resident and highest memory of the virtual node with all pods there, in bytes; medians of the rounds.
-    pub(crate) fn memory(&self) -> (f64, f64) {
-        let median = |of: fn(&(f64, f64)) -> f64| self.memory.iter().map(of).collect::<Samples>().median();
-        (median(|memory| memory.0), median(|memory| memory.1))
+    /// Memory of the virtual node with all pods there; medians of the rounds.
+    pub(crate) fn memory(&self) -> Memory {
+        let median = |of: fn(&Memory) -> f64| self.memory.iter().map(of).collect::<Samples>().median();
+        Memory {
+            resident: median(|memory| memory.resident),
+            files: median(|memory| memory.files),
+            peak: median(|memory| memory.peak),
+        }
     }
 }
 

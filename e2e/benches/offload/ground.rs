@@ -15,8 +15,8 @@ use kube::{Api, Client, Config};
 use serde_json::json;
 use tensile_core::names::PROVIDER_TAINT;
 
-use crate::args::Workload;
-use crate::load;
+use crate::args::{Args, Workload};
+use crate::{kubelets, load};
 
 /// The user that the virtual node is in both clusters, so that its requests can be told from others'.
 pub(crate) const VIRTUAL_NODE: &str = "tensile-virtual-node";
@@ -102,7 +102,8 @@ impl Side {
 
 impl Ground {
     /// Starts both clusters with their nodes, and warms them up.
-    pub(crate) async fn start(nodes: usize, workload: Workload) -> Result<Self> {
+    pub(crate) async fn start(args: &Args) -> Result<Self> {
+        let (nodes, workload) = (args.nodes, args.workload);
         tell(format!("starting two clusters with {nodes} simulated nodes each"));
         let spec = |name: &str| {
             ClusterSpec::new(name)
@@ -118,6 +119,7 @@ impl Ground {
             upper_client: client(&kubeconfig(&upper, LOAD)?).await?,
             lower_client: client(&kubeconfig(&lower, LOAD)?).await?,
             node: VirtualNodeSpec::new(NODE)
+                .binary(args.binary())
                 .upper_kubeconfig(kubeconfig(&upper, VIRTUAL_NODE)?)
                 .lower_kubeconfig(kubeconfig(&lower, VIRTUAL_NODE)?),
             upper,
@@ -138,6 +140,18 @@ impl Ground {
         match side {
             Side::Lower => &self.lower_client,
             Side::Upper | Side::Through => &self.upper_client,
+        }
+    }
+
+    /// Does what kubelets would do for so many pods of `side` and kwok leaves out; only complete pods need any of it.
+    pub(crate) async fn serve(&self, side: Side, pods: usize) -> Result<()> {
+        let client = match side {
+            Side::Upper => &self.upper_client,
+            Side::Lower | Side::Through => &self.lower_client,
+        };
+        match self.workload {
+            Workload::Bare => Ok(()),
+            Workload::Complete => kubelets::serve(client, side.namespace(), pods).await,
         }
     }
 

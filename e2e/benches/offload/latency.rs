@@ -39,6 +39,18 @@ async fn create_paced(
         args.duration(),
         side.name()
     ));
+    tokio::try_join!(
+        at_rate(ground, args, side, names),
+        ground.serve(side, names.len())
+    )?;
+    let pods = names.len();
+    watch
+        .until("paced pods Running", DEADLINE, |now| now.running == pods, |_| {})
+        .await
+}
+
+/// Creates one pod after another, without waiting for the answers.
+async fn at_rate(ground: &Ground, args: &Args, side: Side, names: &[String]) -> Result<()> {
     let mut tick = tokio::time::interval(Duration::from_secs(1) / args.rate);
     tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut creations = Vec::with_capacity(names.len());
@@ -50,10 +62,7 @@ async fn create_paced(
     for created in try_join_all(creations).await? {
         created?;
     }
-    let pods = names.len();
-    watch
-        .until("paced pods Running", DEADLINE, |now| now.running == pods, |_| {})
-        .await
+    Ok(())
 }
 
 async fn remove(ground: &Ground, side: Side, names: &[String], watch: &PodWatch) -> Result<()> {

@@ -9,6 +9,7 @@
 mod args;
 mod burst;
 mod ground;
+mod kubelets;
 mod latency;
 mod load;
 mod many;
@@ -49,11 +50,17 @@ async fn report(args: &Args) -> Result<()> {
 
 fn facts(args: &Args) -> Vec<String> {
     let machine = format!("measured at {} on {}", ground::now(), describe_machine());
+    let binary = match args.binary {
+        Some(_) => "the virtual node's own binary",
+        None => "the binary of the tests, which is all components in one",
+    };
+    let binary = format!("measured is {binary}");
     if args.figures == Figures::Memory {
-        return vec![machine, many::FACT.to_owned()];
+        return vec![machine, binary, many::FACT.to_owned()];
     }
     let mut facts = vec![
         machine,
+        binary,
         format!(
             "an upper and a lower cluster, each with {} kwok nodes, both with audit logs, on this machine together",
             args.nodes
@@ -65,7 +72,9 @@ fn facts(args: &Args) -> Vec<String> {
     ];
     if args.workload == args::Workload::Complete {
         facts.push(
-            "each pod with a service-account token, and a ConfigMap and a Secret that all share".to_owned(),
+            "each pod with a service-account token, and a ConfigMap and a Secret that all share; on all sides the benchmark \
+             asks for tokens and objects what kubelets would, for the simulated nodes do not"
+                .to_owned(),
         );
     }
     if !args.is_full() && args.figures == Figures::Offload {
@@ -82,7 +91,7 @@ async fn measure(args: &Args, report: &mut Report) -> Result<()> {
     if args.figures == Figures::Memory {
         return many::measure(args, report).await;
     }
-    let ground = Ground::start(args.nodes, args.workload).await?;
+    let ground = Ground::start(args).await?;
     if args.figures == Figures::Stream {
         return stream::measure(&ground, args, report).await;
     }

@@ -44,8 +44,8 @@ struct Memory {
 /// Adds the figures.
 pub(crate) async fn measure(args: &Args, report: &mut Report) -> Result<()> {
     let pods = args.pods * 2;
-    let one = resident(1, pods).await?;
-    let ten = resident(CLUSTERS, pods / CLUSTERS).await?;
+    let one = resident(args, 1, pods).await?;
+    let ten = resident(args, CLUSTERS, pods / CLUSTERS).await?;
     let line = |what: String, memory: &Memory| {
         let from = format!(
             "{:.1} MB at most, {:.1} MB before there were pods",
@@ -71,7 +71,7 @@ pub(crate) async fn measure(args: &Args, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-async fn resident(clusters: usize, pods: usize) -> Result<Memory> {
+async fn resident(args: &Args, clusters: usize, pods: usize) -> Result<Memory> {
     tell(format!("memory with {clusters} × {pods} pods"));
     let upper = Cluster::start(bare("many-upper")).await?;
     let lower = try_join_all((0..clusters).map(|number| start_lower(number, pods))).await?;
@@ -97,7 +97,7 @@ async fn resident(clusters: usize, pods: usize) -> Result<Memory> {
             kubelet.port()
         ),
     ];
-    let component = Component::start("virtual-node", &flags, &[])?;
+    let component = Component::start_from(args.binary().as_deref(), "virtual-node", &flags, &[])?;
     for (number, cluster) in lower.iter().enumerate() {
         make_secret(&client, &node(number), cluster).await?;
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use e2e::measure::{Line, Report, Request, Requests, Table};
 
-use crate::burst::{Bursts, Cost, Of, count};
+use crate::burst::{Bursts, Cost, Memory, Of, count};
 use crate::ground::{LOAD, VIRTUAL_NODE};
 
 /// Bytes of a megabyte and of a kilobyte.
@@ -76,8 +76,16 @@ fn per_pod(requests: usize, pods: usize) -> f64 {
 
 fn memory(small: &Bursts, large: &Bursts, report: &mut Report) {
     for bursts in [small, large] {
-        let (resident, peak) = bursts.memory();
-        let from = format!("{:.1} MB at most so far", peak / MEGA);
+        let Memory {
+            resident,
+            files,
+            peak,
+        } = bursts.memory();
+        let from = format!(
+            "{:.1} MB of it pages of the binary; {:.1} MB at most so far",
+            files / MEGA,
+            peak / MEGA
+        );
         let line = Line::new(
             format!("resident memory with {} pods", bursts.pods),
             resident / MEGA,
@@ -90,7 +98,7 @@ fn memory(small: &Bursts, large: &Bursts, report: &mut Report) {
             .push(if is_large { line.at_most(40.0) } else { line });
     }
     let further = count(large.pods - small.pods);
-    let value = (large.memory().0 - small.memory().0) / further / KILO;
+    let value = (large.memory().resident - small.memory().resident) / further / KILO;
     let from = format!("between {} and {} pods", small.pods, large.pods);
     report
         .lines

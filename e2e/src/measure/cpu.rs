@@ -85,10 +85,24 @@ impl CpuTimes {
 /// # Errors
 /// The process is gone.
 pub fn peak_rss(process: &Process) -> Result<u64> {
+    memory(process, "VmHWM")
+}
+
+/// What of the resident memory of a process is pages of files, most of them its binary, in bytes.
+///
+/// # Errors
+/// The process is gone.
+pub fn file_rss(process: &Process) -> Result<u64> {
+    memory(process, "RssFile")
+}
+
+fn memory(process: &Process, figure: &str) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(figure)?.strip_prefix(':'));
     let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    Ok(kilobytes.context("no VmHWM in /proc/PID/status")? * 1024)
+    Ok(kilobytes.with_context(|| format!("no {figure} in /proc/PID/status"))? * 1024)
 }
 
 #[cfg(test)]

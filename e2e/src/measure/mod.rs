@@ -20,7 +20,7 @@ mod traffic;
 use anyhow::Result;
 
 pub use audit::{AuditLog, Request, Requests};
-pub use cpu::{CpuTimes, peak_rss};
+pub use cpu::{CpuTimes, file_rss, peak_rss};
 pub use machine::describe_machine;
 pub use pods::{PodWatch, Progress, Seen};
 pub use report::{Line, Report, Table};

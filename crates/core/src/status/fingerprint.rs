@@ -1,13 +1,16 @@
 //! What a status says, in a few bytes per member.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::hash::Fnv;
 use crate::translate::fingerprint;
 
-/// A 64-bit hash per status member, and per condition. 16 bytes each, about 20 of them in a running pod.
+/// A 64-bit hash per status member, and per condition. 16 bytes each, about 20 of them in a running pod; clones share
+/// them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fingerprint(Box<[(u64, u64)]>);
+pub struct Fingerprint(Arc<[(u64, u64)]>);
 
 /// What a hash stands for: a member of the status, or one of its conditions.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +48,7 @@ impl Fingerprint {
         });
         let mut hashes: Vec<_> = members.chain(conditions).collect();
         hashes.sort_unstable();
-        Self(hashes.into_boxed_slice())
+        Self(hashes.into())
     }
 
     /// The hash of one part; `None` when the status does not have it.

@@ -29,6 +29,26 @@ pub struct Patch {
     wanted: Fingerprint,
 }
 
+// === impl Sent ===
+
+impl Sent {
+    /// What the server returned.
+    #[must_use]
+    pub fn returned(&self) -> &Fingerprint {
+        &self.returned
+    }
+
+    /// The fingerprint that equals `shown`: what the server returned, if the pod shows just that. It is then held once.
+    #[must_use]
+    pub fn one(&self, shown: Fingerprint) -> Fingerprint {
+        if shown == self.returned {
+            self.returned.clone()
+        } else {
+            shown
+        }
+    }
+}
+
 // === impl Patch ===
 
 impl Patch {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use tensile_core::refs::Reference;
-use tensile_core::status::{Fingerprint, Sent};
+use tensile_core::status::Sent;
 use tensile_runtime::key::Key;
 
 use super::{Deletion, LowerSide, UpperPod, UpperSide};
@@ -42,7 +42,17 @@ pub struct Trouble {
 /// Pods by namespace and name.
 #[derive(Debug, Default)]
 pub struct Index {
-    entries: HashMap<Key, Entry>,
+    // Boxed: the empty places of a map, up to half of it, are then pointers.
+    entries: HashMap<Key, Box<Entry>>,
+    lists: Lists,
+}
+
+/// What pods refer to, each list once: pods of one owner all refer to the same.
+#[derive(Debug, Default)]
+struct Lists {
+    all: HashSet<Arc<[Reference]>>,
+    /// Number of lists at which those are looked for that no pod has any more.
+    full: usize,
 }
 
 /// Which references a pod gained or lost.
@@ -73,13 +83,30 @@ impl Entry {
     }
 }
 
+// === impl Lists ===
+
+impl Lists {
+    /// The list that equals `list`.
+    fn one(&mut self, list: Arc<[Reference]>) -> Arc<[Reference]> {
+        if let Some(known) = self.all.get(&list) {
+            return known.clone();
+        }
+        if self.all.len() >= self.full {
+            self.all.retain(|list| Arc::strong_count(list) > 1);
+            self.full = self.all.len() * 2 + 1;
+        }
+        self.all.insert(list.clone());
+        list
+    }
+}
+
 // === impl Index ===
 
 impl Index {
     /// The entry under `key`.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<&Entry> {
-        self.entries.get(key)
+        self.entries.get(key).map(|entry| &**entry)
     }
 
     /// All keys.
@@ -96,7 +123,7 @@ impl Index {
 
     /// Keys and entries.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &Entry)> {
-        self.entries.iter()
+        self.entries.iter().map(|(key, entry)| (key, &**entry))
     }
 
     /// Number of entries.
@@ -115,12 +142,17 @@ impl Index {
     pub fn apply_upper(&mut self, key: &Key, pod: UpperPod) -> Option<References> {
         let entry = self.entries.entry(key.clone()).or_default();
         let mut new = UpperSide::new(pod, entry.upper.as_ref());
+        new.references = self.lists.one(new.references);
         let before = entry.references();
         if let Some(old) = entry.upper.as_mut().filter(|old| old.uid == new.uid) {
             if new.version < old.version {
                 return None;
             }
             (new.sent, new.sent_at) = (old.sent.take(), old.sent_at);
+            new.shown = match &new.sent {
+                Some(sent) => sent.one(new.shown),
+                None => new.shown,
+            };
             new.deleted = old.deleted;
         }
         entry.upper = Some(new);
@@ -211,26 +243,19 @@ impl Index {
         }
     }
 
-    /// Remembers a status that was sent, and what the server returned for it. Returns whether the watch has shown that
-    /// already.
-    pub fn status_sent(
-        &mut self,
-        key: &Key,
-        uid: &str,
-        sent: Sent,
-        shown: Fingerprint,
-        version: u64,
-    ) -> bool {
+    /// Remembers a status that was sent and for which the server returned a pod of this version. Returns whether the
+    /// watch has shown that already.
+    pub fn status_sent(&mut self, key: &Key, uid: &str, sent: Sent, version: u64) -> bool {
         let Some(upper) = self.upper_mut(key, uid) else {
             return true;
         };
-        upper.sent = Some(sent);
-        upper.sent_at = Some(Timestamp::now());
         let is_known = upper.version >= version;
         if version >= upper.version {
             upper.version = version;
-            upper.shown = shown;
+            upper.shown = sent.returned().clone();
         }
+        upper.sent = Some(sent);
+        upper.sent_at = Some(Timestamp::now());
         is_known
     }
 
@@ -316,5 +341,30 @@ impl Index {
         {
             self.entries.remove(key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tensile_core::refs::RefKind;
+
+    use super::*;
+
+    fn mk_list(name: &str) -> Arc<[Reference]> {
+        let (kind, name) = (RefKind::ConfigMap, name.to_owned());
+        let optional = false;
+        Arc::new([Reference { kind, name, optional }])
+    }
+
+    #[test]
+    fn equal_lists_are_held_once_and_as_long_as_somebody_has_them() {
+        let mut lists = Lists::default();
+        let first = lists.one(mk_list("a"));
+        assert!(Arc::ptr_eq(&first, &lists.one(mk_list("a"))));
+        for number in 0..100 {
+            lists.one(mk_list(&number.to_string()));
+        }
+        assert!(lists.all.len() < 10, "{} lists of nobody", lists.all.len());
+        assert!(Arc::ptr_eq(&first, &lists.one(mk_list("a"))));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use tensile_core::status::{Fingerprint, Patch, Problem};
+use tensile_core::status::{Patch, Problem};
 use tensile_core::translate::pod::Lower;
 use tensile_core::translate::service_account::ServiceAccount;
 use tensile_core::translate::update;
@@ -91,7 +91,7 @@ impl Worker {
     /// Nothing is to be done for the pod itself: sees to its tokens, or to its end on a dead node.
     async fn wait(&self, key: &Key, token: tokens::Step) -> Result<Next, ApiError> {
         match self.ending(key) {
-            (Ending::Wait, _) => self.tokens.keep(key, token).await.map(Next::Finish),
+            (Ending::Wait, _) => self.tokens.keep(key, token).await.map(|()| Next::Done),
             (Ending::After(delay), _) => Ok(Next::Finish(Outcome::After(delay))),
             (Ending::Force, uid) => {
                 tracing::warn!(pod = %key, "the lower node is dead: the lower pod is removed without its kubelet");
@@ -394,13 +394,10 @@ impl Worker {
             .and_then(|raw| serde_json::from_str(raw.get()).ok())
             .unwrap_or_default();
         let version = version(pod.metadata.resource_version.as_deref());
-        let (shown, now) = (Fingerprint::of(&returned), Instant::now());
+        let now = Instant::now();
         let mut state = self.context.shared.lock();
         let sent = patch.sent(&returned);
-        if !state
-            .pods
-            .status_sent(target.key, target.uid, sent, shown, version)
-        {
+        if !state.pods.status_sent(target.key, target.uid, sent, version) {
             state.upper_lag.written(target.key, version, now);
         }
         if let Some(seen) = state.pods.carried_up(target.key) {

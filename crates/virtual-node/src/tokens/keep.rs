@@ -7,9 +7,8 @@ use tensile_core::names;
 use tensile_core::translate::service_account::tokens::{self, Content, Owner};
 use tensile_runtime::key::Key;
 use tensile_runtime::object::{Meta, Secrets};
-use tensile_runtime::queue::Outcome;
 
-use super::{Issued, Issuer, Step, Token, decide, until};
+use super::{Issued, Issuer, Step, Token, decide};
 use crate::api::{self, ApiError};
 use crate::context::Context;
 use crate::pods::Entry;
@@ -47,10 +46,9 @@ impl Keeper {
     ///
     /// # Errors
     /// When one of the clusters refuses or does not answer.
-    pub async fn keep(&self, key: &Key, step: Step) -> Result<Outcome, ApiError> {
+    pub async fn keep(&self, key: &Key, step: Step) -> Result<(), ApiError> {
         let secret_uid = match step {
-            Step::Nothing => return Ok(Outcome::Done),
-            Step::After(delay) => return Ok(Outcome::After(delay)),
+            Step::Nothing => return Ok(()),
             Step::Make => None,
             Step::Renew(uid) => Some(uid),
         };
@@ -73,9 +71,8 @@ impl Keeper {
         {
             self.write(key, &upper, &lower_uid, secret_uid.as_deref(), &issued)
                 .await?;
-            return Ok(Outcome::After(until(issued.refresh_at, Timestamp::now())));
         }
-        Ok(Outcome::Done)
+        Ok(())
     }
 
     /// Makes the Secret for the upper pod and its lower pod, or renews the one with `secret_uid`.

@@ -24,14 +24,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::pods::Entry;
+use crate::shared::Shared;
+
+/// How often tokens that are due are looked for. A token with the shortest life that API servers grant, ten minutes, is
+/// due two minutes before its end.
+const LOOK: Duration = Duration::from_secs(20);
 
 /// What a pod's Secret needs now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing: the pod reads none, or is not there, or ends.
+    /// Nothing: the pod reads none, or is not there, or ends, or its tokens are fresh.
     Nothing,
-    /// To be looked at again after this time.
-    After(Duration),
     /// To be made.
     Make,
     /// To be given new tokens; with its UID.
@@ -51,7 +54,17 @@ pub fn decide(entry: &Entry, token: Option<&Token>, now: Timestamp) -> Step {
     match token {
         None => Step::Make,
         Some(token) if token.refresh_at <= now => Step::Renew(token.uid.clone()),
-        Some(token) => Step::After(until(token.refresh_at, now)),
+        Some(_) => Step::Nothing,
+    }
+}
+
+/// Has the pods looked at whose tokens are due, until dropped. To go through all of them now and then costs less than
+/// a timer for each, which would be kept for most of an hour.
+pub async fn watch_over(shared: &Shared) {
+    let mut tick = tokio::time::interval(LOOK);
+    loop {
+        tick.tick().await;
+        shared.tokens_due(Timestamp::now());
     }
 }
 
@@ -96,7 +109,7 @@ mod tests {
         let now = Timestamp::from_second(1000).unwrap();
         for (token, step) in [
             (None, Step::Make),
-            (Some(mk_token(1600)), Step::After(Duration::from_secs(600))),
+            (Some(mk_token(1600)), Step::Nothing),
             (Some(mk_token(1000)), Step::Renew("s".into())),
             (Some(mk_token(10)), Step::Renew("s".into())),
         ] {
