@@ -14,12 +14,18 @@ use tensile_runtime::clusters::Override;
 
 use crate::world::VirtualNode;
 
+/// Why a pod does not go to a node that its owner avoids. The same text every time: kube-scheduler writes it into the pod's
+/// status, which should not change with each attempt.
+const AVOIDED: &str = "pods of its owner avoid the node for some time, one was moved from there";
+
 /// One upper pod on its way down to any number of virtual nodes. Where two of them give it the same constraints
 /// and overrides it is translated once; where those labels of theirs are the same that it asks for, its constraints
 /// are read once.
 #[derive(Debug)]
 pub struct Lowering<'a> {
     upper: &'a Value,
+    /// Virtual nodes that it does not go to.
+    avoided: Vec<String>,
     known: Vec<Known>,
 }
 
@@ -45,8 +51,14 @@ impl<'a> Lowering<'a> {
     /// Of a pod of the upper cluster.
     #[must_use]
     pub fn new(upper: &'a Value) -> Self {
+        Self::avoiding(upper, Vec::new())
+    }
+
+    /// Of a pod of the upper cluster that does not go to these virtual nodes.
+    pub(crate) fn avoiding(upper: &'a Value, avoided: Vec<String>) -> Self {
         Self {
             upper,
+            avoided,
             known: Vec::new(),
         }
     }
@@ -67,6 +79,9 @@ impl<'a> Lowering<'a> {
         node: &VirtualNode,
         ignored_keys: &BTreeSet<String>,
     ) -> Result<Arc<Candidate>, String> {
+        if self.avoided.iter().any(|avoided| avoided == name) {
+            return Err(AVOIDED.to_owned());
+        }
         if let Some(known) = self.known.iter().find(|known| known.is_for(node)) {
             return Ok(known.candidate.clone());
         }
