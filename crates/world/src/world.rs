@@ -7,6 +7,7 @@ use serde_json::Value;
 use tensile_core::labels::Selector;
 use tensile_core::names;
 use tensile_core::taints::{Effect, Taint};
+use tensile_core::translate::namespace::Mapping;
 use tensile_core::view::NodeView;
 use tensile_placement::{Candidate, Cluster, Explanation, Fit, Uid, Verdict};
 use tensile_runtime::clusters::Override;
@@ -91,6 +92,8 @@ pub struct VirtualNode {
     pub labels: BTreeMap<String, String>,
     /// `spec.taints`, and the taint of a cordoned node if it is one.
     pub taints: Vec<Taint>,
+    /// What namespaces are called below.
+    pub namespaces: Mapping,
     /// Which lower nodes it stands for; `None` for all of them.
     pub pool: Option<Selector>,
     /// Changes on its lower pods.
@@ -164,6 +167,7 @@ impl World {
                     cluster: cluster.clone(),
                     labels: labels.clone(),
                     taints: Vec::new(),
+                    namespaces: Mapping::SameName,
                     pool: pool.or(configured.pool),
                     overrides: configured.overrides,
                 };
@@ -173,7 +177,7 @@ impl World {
         }
     }
 
-    /// As [`World::apply_node`], with what keeps pods off the node whatever runs behind it.
+    /// As [`World::apply_node`], with what keeps pods off the node whatever runs behind it, and its word on namespaces.
     pub fn apply_view(&mut self, node: &NodeView) {
         let labels = node.labels.iter();
         let labels = labels
@@ -181,6 +185,8 @@ impl World {
             .collect();
         self.apply_node(&node.name, &labels, None);
         if let Some(virtual_node) = self.virtual_nodes.get_mut(&*node.name) {
+            let prefix = node.namespace_prefix.as_deref().map(str::to_owned);
+            virtual_node.namespaces = prefix.map_or(Mapping::SameName, Mapping::Prefix);
             virtual_node.taints = node.taints.to_vec();
             virtual_node.taints.extend(node.unschedulable.then(cordon));
         }
