@@ -69,6 +69,20 @@ impl Descheduler {
         serde_json::from_str(&text).context("the report is no JSON")
     }
 
+    /// How many pods it has evicted, by its metrics.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn evictions(&self) -> Result<usize> {
+        let (status, text) = self.page("/metrics").await?;
+        ensure!(status == 200, "{status}: {text}");
+        let evicted = text.lines().filter(|line| {
+            line.starts_with("tensile_descheduler_evictions_total{") && line.contains(r#"result="Evicted""#)
+        });
+        let counts = evicted.map(|line| line.rsplit(' ').next().unwrap_or_default().parse::<usize>());
+        Ok(counts.sum::<Result<usize, _>>()?)
+    }
+
     /// A page of the admin server: status and body.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use tensile_core::names;
 use tensile_core::resources::{Lane, Resources};
 use tensile_core::view::PodView;
 use tensile_placement::{Fragments, Verdict};
-use tensile_world::{World, uid};
+use tensile_world::{Lowering, World, uid};
 
 use crate::clusters::amount;
 use crate::connect::Upper;
@@ -127,7 +127,8 @@ fn waits(world: &World, pod: &Value) -> bool {
 impl Waiting {
     fn of(world: &World, pod: &Value) -> Option<Self> {
         let view: PodView = serde_json::from_value(pod.clone()).ok()?;
-        let fits = world.explain(pod).into_iter().filter_map(|(node, told)| {
+        let explained = world.explain(&mut Lowering::new(pod)).into_iter();
+        let fits = explained.filter_map(|(node, told)| {
             let told = told.ok().filter(|told| told.verdict == Verdict::Fits)?;
             Some((node, told.best?.node))
         });

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tensile_core::names;
 use tensile_placement::{Explanation, Verdict};
+use tensile_world::Lowering;
 
 use crate::connect::Upper;
 use crate::error::{CliError, reason};
@@ -114,7 +115,7 @@ async fn place(upper: &Upper, pod: &Value) -> Result<Place, CliError> {
         return Ok(Place::Nowhere {
             scheduler: scheduled(pod),
             answers: world
-                .explain(pod)
+                .explain(&mut Lowering::new(pod))
                 .into_iter()
                 .map(|(node, told)| (node, told.into()))
                 .collect(),

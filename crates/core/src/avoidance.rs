@@ -16,6 +16,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::entries::{self, EntryError};
+use crate::names;
+
 /// Name of the ConfigMap.
 pub const CONFIG_MAP: &str = "tensile-avoidance";
 
@@ -23,15 +26,15 @@ pub const CONFIG_MAP: &str = "tensile-avoidance";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Avoidance(BTreeMap<String, BTreeMap<String, u64>>);
 
-/// Why one owner's entry cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("ConfigMap {CONFIG_MAP}, data[{owner}]: {source}; expected JSON such as {{\"node\": 1795460000}}")]
-pub struct AvoidanceError {
-    /// The key of the entry.
-    pub owner: String,
-    /// What is wrong with its value.
-    #[source]
-    pub source: serde_json::Error,
+/// What a pod and those that replace it have in common, which their avoidance is kept under: the UID of the owner that
+/// controls the pod; of a pod without one that was moved before, that of the first pod of its name.
+#[must_use]
+pub fn lineage(metadata: &Value) -> Option<&str> {
+    let mut owners = metadata["ownerReferences"].as_array().into_iter().flatten();
+    match owners.find(|owner| owner["controller"] == true) {
+        Some(owner) => owner["uid"].as_str(),
+        None => metadata["annotations"][names::MOVED_FROM].as_str(),
+    }
 }
 
 // === impl Avoidance ===
@@ -40,21 +43,9 @@ impl Avoidance {
     /// Reads the `data` of the ConfigMap. An entry that cannot be read is left out and reported; it does not
     /// hide the others.
     #[must_use]
-    pub fn decode(data: &BTreeMap<String, String>) -> (Self, Vec<AvoidanceError>) {
-        let mut avoidance = Self::default();
-        let mut errors = Vec::new();
-        for (owner, text) in data {
-            match serde_json::from_str(text) {
-                Ok(nodes) => {
-                    avoidance.0.insert(owner.clone(), nodes);
-                }
-                Err(source) => errors.push(AvoidanceError {
-                    owner: owner.clone(),
-                    source,
-                }),
-            }
-        }
-        (avoidance, errors)
+    pub fn decode(data: &BTreeMap<String, String>) -> (Self, Vec<EntryError>) {
+        let (entries, errors) = entries::decode(CONFIG_MAP, r#"{"node": 1795460000}"#, data);
+        (Self(entries), errors)
     }
 
     /// The `data` of the ConfigMap.
@@ -120,6 +111,8 @@ impl Avoidance {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn mk_avoidance() -> Avoidance {
@@ -176,6 +169,29 @@ mod tests {
     }
 
     #[test]
+    fn pods_belong_together_by_their_controller_or_the_first_of_their_name() {
+        let annotations = json!({"tensile.dev/moved-from": "first"});
+        let owners = |controller: bool| json!([{"uid": "x"}, {"uid": "o", "controller": controller}]);
+        for (metadata, wanted) in [
+            (
+                json!({"ownerReferences": owners(true), "annotations": annotations}),
+                Some("o"),
+            ),
+            (
+                json!({"ownerReferences": owners(false), "annotations": annotations}),
+                Some("first"),
+            ),
+            (
+                json!({"ownerReferences": null, "annotations": annotations}),
+                Some("first"),
+            ),
+            (json!({}), None),
+        ] {
+            assert_eq!(lineage(&metadata), wanted, "{metadata}");
+        }
+    }
+
+    #[test]
     fn a_broken_entry_is_named_and_hides_no_other() {
         let mut data = mk_avoidance().encode();
         for (owner, text) in [
@@ -187,7 +203,7 @@ mod tests {
         }
         let (read, errors) = Avoidance::decode(&data);
         assert_eq!(read, mk_avoidance());
-        let owners: Vec<_> = errors.iter().map(|error| error.owner.as_str()).collect();
+        let owners: Vec<_> = errors.iter().map(|error| error.key.as_str()).collect();
         assert_eq!(owners, ["x", "y", "z"]);
         assert!(errors[0].to_string().contains("data[x]"), "{}", errors[0]);
     }

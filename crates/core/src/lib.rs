@@ -6,9 +6,11 @@
 
 pub mod affinity;
 pub mod avoidance;
+pub mod entries;
 pub mod hash;
 pub mod labels;
 pub mod names;
+pub mod promises;
 pub mod quantity;
 mod read;
 pub mod refs;

@@ -53,6 +53,8 @@ pub const ABANDON: &str = "tensile.dev/abandon";
 pub const CLUSTER_PROBLEM: &str = "tensile.dev/problem";
 /// Finalizer on that Secret: holds it until nothing of ours is left in the lower cluster.
 pub const CLUSTER_FINALIZER: &str = "tensile.dev/cluster";
+/// Annotation on virtual nodes: what goes in front of the names of lower namespaces (`--namespace-prefix`).
+pub const NAMESPACE_PREFIX: &str = "tensile.dev/namespace-prefix";
 
 /// Annotation on upper pods: the virtual nodes that the webhook made the pod avoid, separated by commas.
 pub const AVOIDED_NODES: &str = "tensile.dev/avoided-nodes";

@@ -83,6 +83,8 @@ pub struct NodeView {
     pub uid: Box<str>,
     /// `metadata.labels`.
     pub labels: Labels,
+    /// The annotation [`NAMESPACE_PREFIX`](crate::names::NAMESPACE_PREFIX) of a virtual node.
+    pub namespace_prefix: Option<Box<str>>,
     /// `spec.taints`.
     pub taints: Box<[Taint]>,
     /// `spec.unschedulable`: the node is cordoned.
@@ -120,8 +122,19 @@ struct RawMetadata {
     #[serde(deserialize_with = "or_default")]
     labels: Labels,
     #[serde(deserialize_with = "or_default")]
+    annotations: RawAnnotations,
+    #[serde(deserialize_with = "or_default")]
     owner_references: Vec<RawOwner>,
     deletion_timestamp: Option<IgnoredAny>,
+}
+
+/// Others are skipped while parsing.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawAnnotations {
+    /// [`NAMESPACE_PREFIX`](crate::names::NAMESPACE_PREFIX)
+    #[serde(rename = "tensile.dev/namespace-prefix")]
+    namespace_prefix: Option<Box<str>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -288,6 +301,7 @@ impl From<RawNode> for NodeView {
             name: metadata.name,
             uid: metadata.uid,
             labels: metadata.labels,
+            namespace_prefix: metadata.annotations.namespace_prefix,
             taints: spec.taints,
             unschedulable: spec.unschedulable,
             ready,
@@ -394,7 +408,10 @@ mod tests {
     #[test]
     fn a_node_is_read_with_what_decisions_need() {
         let node = mk_node(&json!({
-            "metadata": {"name": "n", "uid": "u", "labels": {"kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux"}},
+            "metadata": {
+                "name": "n", "uid": "u", "labels": {"kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux"},
+                "annotations": {crate::names::NAMESPACE_PREFIX: "p", "other": "x"}
+            },
             "spec": {"unschedulable": true, "taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]},
             "status": {
                 "capacity": {"cpu": "4", "pods": "110"},
@@ -411,6 +428,7 @@ mod tests {
             labels: [("kubernetes.io/arch", "amd64"), ("kubernetes.io/os", "linux")]
                 .into_iter()
                 .collect(),
+            namespace_prefix: Some("p".into()),
             taints: serde_json::from_value(json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]))
                 .unwrap(),
             unschedulable: true,

@@ -1,20 +1,12 @@
 //! Times as the API writes them, and the time that it is.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+pub use tensile_runtime::clock::now;
 
 /// A time of the API, such as `2026-01-02T03:04:05Z`, in seconds since the Unix epoch. Times before it are none.
 #[must_use]
 pub fn seconds(time: &str) -> Option<u64> {
     let time: jiff::Timestamp = time.parse().ok()?;
     u64::try_from(time.as_second()).ok()
-}
-
-/// Now, in seconds since the Unix epoch.
-#[must_use]
-pub fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -1,14 +1,10 @@
-//! Evictions, and the avoidance that is written before them.
-
-use std::collections::BTreeMap;
+//! Evictions.
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::api::policy::v1::Eviction;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions, Status};
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
-use serde_json::json;
-use tensile_core::avoidance::{Avoidance, CONFIG_MAP};
 use tensile_core::names;
 
 use crate::bare::{self, ApiServer};
@@ -37,7 +33,7 @@ pub enum Outcome {
 pub struct Evictor {
     /// The upper cluster.
     pub upper: Client,
-    /// Where the avoidance is kept.
+    /// Where the avoidance and the promises are kept.
     pub system_namespace: String,
     /// Grace period of evicted pods in seconds; `None` for their own.
     pub grace_period: Option<u32>,
@@ -86,47 +82,6 @@ impl Outcome {
 // === impl Evictor ===
 
 impl Evictor {
-    /// The avoidance as it is kept. Entries that cannot be read are reported and count as none.
-    ///
-    /// # Errors
-    /// When the API server does not give it out.
-    pub async fn load(&self) -> kube::Result<Avoidance> {
-        let map = self.config_maps().get_opt(CONFIG_MAP).await?;
-        let data = map.and_then(|map| map.data).unwrap_or_default();
-        let (avoidance, errors) = Avoidance::decode(&data);
-        for error in errors {
-            tracing::warn!(%error, "an avoidance entry counts as none");
-        }
-        Ok(avoidance)
-    }
-
-    /// Writes what differs between two states of the avoidance.
-    ///
-    /// # Errors
-    /// When the API server does not take it.
-    pub async fn save(&self, before: &Avoidance, after: &Avoidance) -> kube::Result<()> {
-        let changes = changes(&before.encode(), &after.encode());
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let maps = self.config_maps();
-        let patch = Patch::Merge(json!({"data": changes}));
-        match maps.patch(CONFIG_MAP, &PatchParams::default(), &patch).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => {
-                let map = ConfigMap {
-                    metadata: ObjectMeta {
-                        name: Some(CONFIG_MAP.to_owned()),
-                        ..ObjectMeta::default()
-                    },
-                    data: Some(after.encode()),
-                    ..ConfigMap::default()
-                };
-                maps.create(&PostParams::default(), &map).await.map(drop)
-            }
-            patched => patched.map(drop),
-        }
-    }
-
     /// Evicts the pod, if its lower cluster still gives reason to and its budgets allow it: the virtual node will delete
     /// the lower pod, and a deletion asks no budget.
     pub async fn evict(&self, lower: Option<&Client>, planned: &Move) -> Outcome {
@@ -173,7 +128,8 @@ impl Evictor {
         bare::settle(&ApiServer::new(self, None), moving).await
     }
 
-    fn config_maps(&self) -> Api<ConfigMap> {
+    /// Where notes are kept.
+    pub(crate) fn config_maps(&self) -> Api<ConfigMap> {
         Api::namespaced(self.upper.clone(), &self.system_namespace)
     }
 }
@@ -224,39 +180,12 @@ fn refused(error: kube::Error) -> Outcome {
     }
 }
 
-/// The entries that are new, other or gone.
-fn changes(
-    before: &BTreeMap<String, String>,
-    after: &BTreeMap<String, String>,
-) -> BTreeMap<String, Option<String>> {
-    let gone = before.keys().filter(|key| !after.contains_key(*key));
-    let changed = after.iter().filter(|(key, text)| before.get(*key) != Some(text));
-    gone.map(|key| (key.clone(), None))
-        .chain(changed.map(|(key, text)| (key.clone(), Some(text.clone()))))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use kube::core::Status as ApiStatus;
+    use serde_json::json;
 
-    #[test]
-    fn only_what_differs_is_written() {
-        let map = |entries: &[(&str, &str)]| {
-            let owned = entries
-                .iter()
-                .map(|(key, text)| ((*key).to_owned(), (*text).to_owned()));
-            owned.collect::<BTreeMap<_, _>>()
-        };
-        let (before, after) = (
-            map(&[("a", "1"), ("b", "1"), ("c", "1")]),
-            map(&[("b", "1"), ("c", "2"), ("d", "1")]),
-        );
-        let wanted = json!({"a": null, "c": "2", "d": "1"});
-        assert_eq!(json!(changes(&before, &after)), wanted);
-        assert!(changes(&after, &after).is_empty());
-    }
+    use super::*;
 
     #[test]
     fn answers_of_the_eviction_api_are_told_apart() {

@@ -3,7 +3,7 @@
 //! ```text
 //! all clusters ── watches ──▶ World, model of the upper cluster, pods, refusals
 //!                                          │  snapshot
-//!                       strategies ──▶ plan (pure) ──▶ evictor ──▶ avoidance, Eviction API
+//!                       strategies ──▶ plan (pure) ──▶ evictor ──▶ notes, Eviction API
 //!                                          └──▶ report, events, metrics
 //! ```
 //!
@@ -21,10 +21,12 @@ pub mod evict;
 pub mod feed;
 pub mod limits;
 pub mod metrics;
+mod notes;
 pub mod plan;
 pub mod pod;
 pub mod pods;
 pub mod policy;
+pub mod promises;
 pub mod refused;
 pub mod report;
 pub mod round;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use tensile_core::promises::Room;
 use tensile_placement::Uid;
 
 use crate::pod::{Mark, Pod};
@@ -20,6 +21,20 @@ pub struct Plan {
     pub moves: Vec<Move>,
     /// Pods that a strategy would move, and why it does not.
     pub stays: Vec<Stay>,
+    /// Pods that wait for room, and the room that is made for them.
+    #[serde(skip)]
+    pub claims: Vec<Claim>,
+}
+
+/// A pod that waits for room, as long as it does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claim {
+    /// UID of the pod.
+    pub pod: Box<str>,
+    /// The room that is made for it; `None` if there is room somewhere, or none that could be made now.
+    pub room: Option<Room>,
+    /// Whether a pod is evicted for it in this round; else it waits for some that go already.
+    pub evicts: bool,
 }
 
 /// A pod to move.

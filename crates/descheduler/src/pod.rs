@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tensile_core::avoidance::lineage;
 use tensile_core::names;
 use tensile_core::resources::{Resources, pod_request};
 use tensile_core::view::Phase;
@@ -192,14 +193,6 @@ impl Templates {
 fn controller(metadata: &Value) -> Option<&Value> {
     let owners = metadata["ownerReferences"].as_array()?;
     owners.iter().find(|owner| owner["controller"] == true)
-}
-
-/// What the pod and its successors have in common: the same that the webhook looks avoidance up by.
-fn lineage(metadata: &Value) -> Option<&str> {
-    match controller(metadata) {
-        Some(owner) => owner["uid"].as_str(),
-        None => metadata["annotations"][names::MOVED_FROM].as_str(),
-    }
 }
 
 fn restart_cost(metadata: &Value) -> i64 {

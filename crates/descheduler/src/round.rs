@@ -17,13 +17,16 @@ use crate::clock;
 use crate::evict::{Evictor, Outcome};
 use crate::feed::{ABOVE, Known};
 use crate::metrics::Metrics;
+use crate::notes::Notes;
 use crate::plan::{self, Move, Plan, PodRef};
 use crate::pod::Mark;
 use crate::policy::Policy;
+use crate::promises;
 use crate::report::{Moved, Report};
 use crate::scene::Scene;
 
-/// Time for the webhook replicas to hear of the avoidance before the first owner makes a new pod. A watch event takes
+/// Time for the webhook replicas to hear of the avoidance, and for the extender to hear of the promises, before the first
+/// owner makes a new pod. A watch event takes
 /// some milliseconds; this is a hundred times that.
 const PROPAGATION: Duration = Duration::from_millis(500);
 /// How long the place of an evicted pod's successor stays promised: owners, scheduler and watches take seconds, and
@@ -148,23 +151,24 @@ impl Rounds {
         if let Some(unknown) = self.known.doubt() {
             return doubt(unknown);
         }
-        let avoidance = match self.evictor.load().await {
-            Ok(avoidance) => avoidance,
-            Err(error) => return doubt(format!("the avoidance cannot be read: {error}")),
+        let maps = self.evictor.config_maps();
+        let notes = match Notes::load(&maps, self.policy.make_room.is_some()).await {
+            Ok(notes) => notes,
+            Err(error) => return doubt(error),
         };
-        let (plan, promises) = self.plan(now, &avoidance);
+        let (plan, promises) = self.plan(now, &notes.avoidance);
         let mut report = Report::of_plan(now, dry_run, plan.clone());
-        let after = self.noted(&plan, &avoidance, now);
+        let after = self.noted(&plan, &notes, now);
         if self.execution.is_some() {
-            if let Err(error) = self.evictor.save(&avoidance, &after).await {
+            if let Err(error) = after.save(&maps, &notes).await {
                 self.take_back(promises);
-                return doubt(format!("the avoidance cannot be written: {error}"));
+                return doubt(error);
             }
             self.execute(&mut report.moves, promises).await;
             self.tell_stays(&plan);
         }
         let seconds = start.elapsed().as_secs_f64();
-        self.metrics.round(seconds, &plan, after.len());
+        self.metrics.round(seconds, &plan, after.avoidance.len());
         report
     }
 
@@ -189,17 +193,20 @@ impl Rounds {
         (plan, promises)
     }
 
-    /// The avoidance once all planned moves are made, without what has ended.
-    fn noted(&self, plan: &Plan, avoidance: &Avoidance, now: u64) -> Avoidance {
-        let mut noted = avoidance.clone();
-        noted.expire(now);
+    /// The notes once all planned moves are made, without what has ended.
+    fn noted(&self, plan: &Plan, before: &Notes, now: u64) -> Notes {
+        let mut avoidance = before.avoidance.clone();
+        avoidance.expire(now);
         let pods = self.known.pods.lock();
         for PodRef { namespace, name, .. } in plan.moves.iter().map(|planned| &planned.pod) {
             if let Some(pod) = pods.get(&Key::new(namespace, name)) {
-                avoid::note_move(&mut noted, pod, self.policy.avoid_for, now);
+                avoid::note_move(&mut avoidance, pod, self.policy.avoid_for, now);
             }
         }
-        noted
+        Notes {
+            avoidance,
+            promises: promises::renewed(&before.promises, &plan.claims, now),
+        }
     }
 
     fn take_back(&self, promises: impl IntoIterator<Item = Uid>) {
@@ -210,7 +217,7 @@ impl Rounds {
         }
     }
 
-    /// Carries the moves out one by one. The avoidance has been written.
+    /// Carries the moves out one by one. Avoidance and promises have been written.
     async fn execute(&mut self, moves: &mut [Moved], promises: Vec<Uid>) {
         if moves.is_empty() {
             self.take_back(promises);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::json;
 use tensile_core::avoidance::Avoidance;
+use tensile_core::resources::Resources;
 use tensile_placement::{Candidate, Cluster, Pod as PlacedPod, PodKey, Uid};
 use tensile_world::{Answer, Lowering, VirtualNode, World};
 
@@ -303,13 +304,21 @@ impl<'a> Scene<'a> {
         answer
     }
 
-    /// Promises the pod's successor a place, or the pod itself if it waits.
-    pub fn promise(&mut self, pod: &Pod, lowering: &mut Lowering<'_>, node: &str, lower: &str) {
+    /// Promises the pod's successor a place, or the pod itself if it waits; says what it will ask for there.
+    pub fn promise(
+        &mut self,
+        pod: &Pod,
+        lowering: &mut Lowering<'_>,
+        node: &str,
+        lower: &str,
+    ) -> Option<Resources> {
         let successor = successor(pod);
+        let mut requests = None;
         if let Some(virtual_node) = self.world.virtual_node(node).cloned() {
             let keys = self.world.settings.ignored_keys.clone();
             if let Ok(candidate) = lowering.candidate(node, &virtual_node, &keys) {
                 self.world.reserve(node, &candidate, successor, Some(lower));
+                requests = Some(candidate.pod.request.clone());
             }
         }
         if let Ok(above) = Candidate::new(&pod.unplaced()) {
@@ -319,6 +328,7 @@ impl<'a> Scene<'a> {
             uid: successor,
             journey: None,
         });
+        requests
     }
 
     /// Notes which move the last promise is for.

@@ -12,6 +12,7 @@
 
 pub mod admin;
 pub mod args;
+pub mod clock;
 pub mod cluster;
 pub mod clusters;
 pub mod exit;

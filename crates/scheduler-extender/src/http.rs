@@ -80,7 +80,7 @@ async fn on_filter(State(service): State<Service>, body: Bytes) -> Json<Extender
 /// The answer has no room for an error, so that the status must tell.
 async fn on_prioritize(State(service): State<Service>, body: Bytes) -> Response {
     let start = Instant::now();
-    let answer = ExtenderArgs::parse(&body).map(|args| prioritize(&service.shared.world(), &args));
+    let answer = ExtenderArgs::parse(&body).map(|args| prioritize(&mut service.shared.world(), &args));
     respond(&service, Verb::Prioritize, start, answer)
 }
 

@@ -16,6 +16,7 @@ use serde_json::Value;
 use tensile_core::resources::Resources;
 use tensile_core::view::PodView;
 use tensile_placement::{Explanation, Fragments};
+use tensile_runtime::clock;
 use tensile_runtime::object::{Pods, Viewed};
 use tensile_world::{LowerCluster, Shared};
 
@@ -73,8 +74,10 @@ impl Pages {
 
     fn explain(&self, pod: &Value, headers: &HeaderMap) -> Response {
         let (explained, split) = {
-            let world = self.shared.world();
-            (world.explain(pod), world.explain_split(pod, Instant::now()))
+            let mut world = self.shared.world();
+            let mut lowering = world.consider(pod, clock::now());
+            let explained = world.explain(&mut lowering);
+            (explained, world.explain_split(&mut lowering, Instant::now()))
         };
         let explained: BTreeMap<String, Explained> = explained
             .into_iter()

@@ -101,6 +101,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> Result<(), RunError> {
             upper.follow(&shutdown),
             feed.clone().watch_nodes(),
             feed.clone().watch_pods(|_| {}),
+            feed.watch_told(&args.common.system_namespace),
         )
     };
     tokio::select! { () = server => {}, _ = tasks => {} }

@@ -74,6 +74,7 @@ impl Process {
             port: args.listen().port(),
             labels: args.labels(),
             taints: taints.cloned().unwrap_or_else(|| vec![args.taint()]),
+            namespace_prefix: args.namespace_prefix.clone(),
             version: version.to_owned(),
             upper_minor: self.upper_id.minor,
         }

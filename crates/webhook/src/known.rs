@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -10,6 +10,7 @@ use kube::{Api, Client};
 use parking_lot::RwLock;
 use tensile_core::avoidance::Avoidance;
 use tensile_core::names;
+use tensile_runtime::clock;
 use tensile_runtime::object::{Meta, Namespaces};
 use tensile_runtime::watch::Change;
 
@@ -98,10 +99,7 @@ impl Surroundings for Known {
         if avoidance.is_empty() {
             return Vec::new();
         }
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
-        avoidance.nodes(owner, now).map(str::to_owned).collect()
+        avoidance.nodes(owner, clock::now()).map(str::to_owned).collect()
     }
 }
 

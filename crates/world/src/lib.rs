@@ -23,6 +23,7 @@ pub mod source;
 mod splits;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod told;
 pub mod upper;
 mod world;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tensile_core::labels::LabelLookup;
 use tensile_core::stash::{self, Constraints};
+use tensile_core::translate::namespace::Mapping;
 use tensile_core::translate::pod::{Context, Policy, to_lower};
 use tensile_core::translate::service_account::ServiceAccount;
 use tensile_placement::Candidate;
@@ -14,12 +15,18 @@ use tensile_runtime::clusters::Override;
 
 use crate::world::VirtualNode;
 
-/// One upper pod on its way down to any number of virtual nodes. Where two of them give it the same constraints
-/// and overrides it is translated once; where those labels of theirs are the same that it asks for, its constraints
+/// Why a pod does not go to a node that its owner avoids. The same text every time: kube-scheduler writes it into the pod's
+/// status, which should not change with each attempt.
+const AVOIDED: &str = "pods of its owner avoid the node for some time, one was moved from there";
+
+/// One upper pod on its way down to any number of virtual nodes. Where two of them give it the same constraints,
+/// namespace and overrides it is translated once; where those labels of theirs are the same that it asks for, its constraints
 /// are read once.
 #[derive(Debug)]
 pub struct Lowering<'a> {
     upper: &'a Value,
+    /// Virtual nodes that it does not go to.
+    avoided: Vec<String>,
     known: Vec<Known>,
 }
 
@@ -28,6 +35,7 @@ struct Known {
     /// The labels of the virtual node that decided on the constraints, each with its value.
     decided: Vec<(String, Option<String>)>,
     constraints: Constraints,
+    namespaces: Mapping,
     overrides: Arc<[Override]>,
     candidate: Arc<Candidate>,
 }
@@ -45,8 +53,14 @@ impl<'a> Lowering<'a> {
     /// Of a pod of the upper cluster.
     #[must_use]
     pub fn new(upper: &'a Value) -> Self {
+        Self::avoiding(upper, Vec::new())
+    }
+
+    /// Of a pod of the upper cluster that does not go to these virtual nodes.
+    pub(crate) fn avoiding(upper: &'a Value, avoided: Vec<String>) -> Self {
         Self {
             upper,
+            avoided,
             known: Vec::new(),
         }
     }
@@ -67,13 +81,16 @@ impl<'a> Lowering<'a> {
         node: &VirtualNode,
         ignored_keys: &BTreeSet<String>,
     ) -> Result<Arc<Candidate>, String> {
+        if self.avoided.iter().any(|avoided| avoided == name) {
+            return Err(AVOIDED.to_owned());
+        }
         if let Some(known) = self.known.iter().find(|known| known.is_for(node)) {
             return Ok(known.candidate.clone());
         }
         let labels = Noted::new(&node.labels);
         let constraints = stash::lower_constraints(self.upper, &labels, ignored_keys);
         let constraints = constraints.map_err(|error| error.to_string())?;
-        let is_it = |known: &&Known| known.constraints == constraints && known.overrides == node.overrides;
+        let is_it = |known: &&Known| known.constraints == constraints && known.writes_alike(node);
         let candidate = match self.known.iter().find(is_it) {
             Some(known) => known.candidate.clone(),
             None => Arc::new(self.translate(name, node, ignored_keys)?),
@@ -81,6 +98,7 @@ impl<'a> Lowering<'a> {
         self.known.push(Known {
             decided: labels.noted(),
             constraints,
+            namespaces: node.namespaces.clone(),
             overrides: node.overrides.clone(),
             candidate: candidate.clone(),
         });
@@ -94,6 +112,7 @@ impl<'a> Lowering<'a> {
         ignored_keys: &BTreeSet<String>,
     ) -> Result<Candidate, String> {
         let policy = Policy::default();
+        let namespace = self.upper["metadata"]["namespace"].as_str().unwrap_or_default();
         let context = Context {
             // What only marks the pod as ours, or only its processes see, does not matter to its place.
             origin_cluster: "",
@@ -103,7 +122,7 @@ impl<'a> Lowering<'a> {
             node_name: name,
             node_labels: &node.labels,
             ignored_keys,
-            lower_namespace: self.upper["metadata"]["namespace"].as_str().unwrap_or_default(),
+            lower_namespace: &node.namespaces.lower(namespace),
             policy: &policy,
         };
         let mut lower = to_lower(self.upper, &context)
@@ -121,7 +140,12 @@ impl Known {
     /// Whether the virtual node decides the same.
     fn is_for(&self, node: &VirtualNode) -> bool {
         let mut decided = self.decided.iter();
-        decided.all(|(key, value)| node.labels.get(key) == value.as_ref()) && self.overrides == node.overrides
+        decided.all(|(key, value)| node.labels.get(key) == value.as_ref()) && self.writes_alike(node)
+    }
+
+    /// Whether the virtual node gives pods with the same constraints the same form.
+    fn writes_alike(&self, node: &VirtualNode) -> bool {
+        self.namespaces == node.namespaces && self.overrides == node.overrides
     }
 }
 
@@ -158,6 +182,7 @@ mod tests {
     use tensile_core::labels::Labels;
 
     use super::*;
+    use crate::Answer;
     use crate::testing::{mk_pod, mk_world};
 
     #[test]
@@ -186,6 +211,45 @@ mod tests {
             assert_eq!(nodes.each_ref().map(&mut can_run), wanted, "{selector}");
             assert_eq!(nodes.each_ref().map(&mut can_run), wanted, "{selector} again");
         }
+    }
+
+    #[test]
+    fn neighbours_are_looked_for_in_the_lower_namespace() {
+        let mut world = mk_world();
+        let mut neighbour = mk_pod("neighbour", "1");
+        neighbour["metadata"]["labels"] = json!({"app": "x"});
+        neighbour["metadata"]["namespace"] = json!("p-ns");
+        neighbour["spec"]["nodeName"] = json!("b1");
+        let neighbour = serde_json::from_value(neighbour).unwrap();
+        world.cluster_mut("b").model.apply_pod(&neighbour);
+        let mut pod = mk_pod("p", "1");
+        let apart = json!({"topologyKey": "name", "labelSelector": {"matchLabels": {"app": "x"}}});
+        pod["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] =
+            json!([apart]);
+        let labels = json!({"type": "virtual-kubelet", "clusterID": "b"});
+        for (annotations, fits) in [
+            (json!({}), true),
+            (json!({"tensile.dev/namespace-prefix": "p"}), false),
+            (json!({"tensile.dev/namespace-prefix": "q"}), true),
+            (json!(null), true),
+        ] {
+            let node = json!({"metadata": {"name": "vb", "labels": labels, "annotations": annotations}});
+            world.apply_view(&serde_json::from_value(node).unwrap());
+            let answer = world.answer(&mut Lowering::new(&pod), "vb");
+            assert_eq!(
+                matches!(answer, Some(Answer::Fits(_))),
+                fits,
+                "{annotations}: {answer:?}"
+            );
+        }
+        // One pod, asked about two nodes of which one has a prefix.
+        let told = json!({"tensile.dev/namespace-prefix": "p"});
+        let node = json!({"metadata": {"name": "vb2", "labels": labels, "annotations": told}});
+        world.apply_view(&serde_json::from_value(node).unwrap());
+        let mut lowering = Lowering::new(&pod);
+        let fits = ["vb", "vb2", "vb"]
+            .map(|node| matches!(world.answer(&mut lowering, node), Some(Answer::Fits(_))));
+        assert_eq!(fits, [true, false, true]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tensile_core::labels::Selector;
 use tensile_core::names;
 use tensile_core::taints::{Effect, Taint};
+use tensile_core::translate::namespace::Mapping;
 use tensile_core::view::NodeView;
 use tensile_placement::{Candidate, Cluster, Explanation, Fit, Uid, Verdict};
 use tensile_runtime::clusters::Override;
@@ -17,6 +18,7 @@ use crate::splits::Splits;
 
 mod asking;
 mod sharing;
+mod told;
 
 use asking::Question;
 pub use sharing::Sharing;
@@ -27,8 +29,8 @@ pub struct World {
     /// The operator's decisions.
     pub settings: Settings,
     virtual_nodes: BTreeMap<String, VirtualNode>,
-    /// What is told of virtual nodes besides their Node objects, by name.
-    told: BTreeMap<String, Told>,
+    /// What the operator says of virtual nodes besides their Node objects, by name.
+    configured: BTreeMap<String, Configured>,
     /// Whether the upper nodes have been listed: before, a virtual node would be taken for an ordinary one.
     nodes_listed: bool,
     /// Whether the bound upper pods have been listed: before, promises are missing.
@@ -41,6 +43,8 @@ pub struct World {
     clusters: BTreeMap<String, LowerCluster>,
     splits: Splits,
     patience: Patience,
+    /// What the descheduler tells.
+    told: told::Told,
     /// Upper pods that were gone or being deleted when their lower pods were still there.
     leaving: HashSet<Uid>,
 }
@@ -88,6 +92,8 @@ pub struct VirtualNode {
     pub labels: BTreeMap<String, String>,
     /// `spec.taints`, and the taint of a cordoned node if it is one.
     pub taints: Vec<Taint>,
+    /// What namespaces are called below.
+    pub namespaces: Mapping,
     /// Which lower nodes it stands for; `None` for all of them.
     pub pool: Option<Selector>,
     /// Changes on its lower pods.
@@ -96,7 +102,7 @@ pub struct VirtualNode {
 
 /// What the operator says of a virtual node.
 #[derive(Clone, Debug, Default)]
-struct Told {
+struct Configured {
     pool: Option<Selector>,
     overrides: Arc<[Override]>,
 }
@@ -156,13 +162,14 @@ impl World {
             .is_some_and(|value| value == names::NODE_TYPE_VALUE);
         match labels.get(names::CLUSTER_ID).filter(|_| ours) {
             Some(cluster) => {
-                let told = self.told.get(name).cloned().unwrap_or_default();
+                let configured = self.configured.get(name).cloned().unwrap_or_default();
                 let node = VirtualNode {
                     cluster: cluster.clone(),
                     labels: labels.clone(),
                     taints: Vec::new(),
-                    pool: pool.or(told.pool),
-                    overrides: told.overrides,
+                    namespaces: Mapping::SameName,
+                    pool: pool.or(configured.pool),
+                    overrides: configured.overrides,
                 };
                 self.virtual_nodes.insert(name.to_owned(), node);
             }
@@ -170,7 +177,7 @@ impl World {
         }
     }
 
-    /// As [`World::apply_node`], with what keeps pods off the node whatever runs behind it.
+    /// As [`World::apply_node`], with what keeps pods off the node whatever runs behind it, and its word on namespaces.
     pub fn apply_view(&mut self, node: &NodeView) {
         let labels = node.labels.iter();
         let labels = labels
@@ -178,6 +185,8 @@ impl World {
             .collect();
         self.apply_node(&node.name, &labels, None);
         if let Some(virtual_node) = self.virtual_nodes.get_mut(&*node.name) {
+            let prefix = node.namespace_prefix.as_deref().map(str::to_owned);
+            virtual_node.namespaces = prefix.map_or(Mapping::SameName, Mapping::Prefix);
             virtual_node.taints = node.taints.to_vec();
             virtual_node.taints.extend(node.unschedulable.then(cordon));
         }
@@ -186,21 +195,21 @@ impl World {
     /// Says which lower nodes a virtual node stands for, `None` for all of them, and what is changed on its lower pods,
     /// whether or not it is known already.
     pub fn configure(&mut self, node: &str, pool: Option<Selector>, overrides: &[Override]) {
-        let told = Told {
+        let configured = Configured {
             pool,
             overrides: overrides.into(),
         };
         if let Some(virtual_node) = self.virtual_nodes.get_mut(node) {
-            virtual_node.pool.clone_from(&told.pool);
-            virtual_node.overrides = told.overrides.clone();
+            virtual_node.pool.clone_from(&configured.pool);
+            virtual_node.overrides = configured.overrides.clone();
         }
-        self.told.insert(node.to_owned(), told);
+        self.configured.insert(node.to_owned(), configured);
     }
 
     /// Takes back what [`World::configure`] said.
     pub fn forget_configuration(&mut self, node: &str) {
         self.configure(node, None, &[]);
-        self.told.remove(node);
+        self.configured.remove(node);
     }
 
     /// Forgets a node of the upper cluster.
@@ -377,8 +386,7 @@ impl World {
 
     /// What every virtual node says to the pod, in detail; an error where it has no lower form there.
     #[must_use]
-    pub fn explain(&self, pod: &Value) -> BTreeMap<String, Result<Explanation, String>> {
-        let mut lowering = Lowering::new(pod);
+    pub fn explain(&self, lowering: &mut Lowering<'_>) -> BTreeMap<String, Result<Explanation, String>> {
         let explain = |(name, node): (&String, &VirtualNode)| {
             let candidate = lowering.candidate(name, node, &self.settings.ignored_keys);
             let cluster = self.clusters.get(&node.cluster);
@@ -450,7 +458,8 @@ impl World {
     /// The upper pods that have a promise.
     pub fn promised(&self) -> impl Iterator<Item = Uid> {
         let models = self.clusters.values().map(|cluster| &cluster.model);
-        models.flat_map(|model| model.reservations().map(|(origin, _)| origin))
+        let promised = models.flat_map(|model| model.reservations().map(|(origin, _)| origin));
+        promised.filter(|origin| !self.is_room(*origin))
     }
 
     /// Takes in an upper pod as it is now: one that is bound to a virtual node and not seen below yet has a

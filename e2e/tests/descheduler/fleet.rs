@@ -1,4 +1,4 @@
-//! Two clusters of free nodes behind an upper cluster with all four components: webhook, virtual nodes, scheduler with
+//! Clusters of free nodes behind an upper cluster with all four components: webhook, virtual nodes, scheduler with
 //! extender, and whatever descheduler a test starts.
 //!
 //! All tests share it and take turns: each needs to know what is free.
@@ -14,7 +14,8 @@ use e2e::support::{self, Shared};
 use e2e::virtual_node::{VirtualNode, VirtualNodeSpec};
 use e2e::webhook::{self, Webhook};
 use e2e::{Cluster, ClusterSpec, NodeTemplate, TestResult};
-use k8s_openapi::api::apps::v1::Deployment;
+use futures::future::try_join_all;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use kube::api::{DeleteParams, ListParams};
@@ -32,13 +33,14 @@ pub(crate) const FILLERS: &str = "default";
 pub(crate) const SYSTEM: &str = "tensile-system";
 
 static GROUND: Shared<Ground> = Shared::new();
+static WIDE_GROUND: Shared<Ground> = Shared::new();
 
 struct Ground {
     upper: Cluster,
-    a: Cluster,
-    b: Cluster,
+    /// By virtual node.
+    lower: BTreeMap<&'static str, Cluster>,
     webhook: Webhook,
-    _nodes: [VirtualNode; 2],
+    _nodes: Vec<VirtualNode>,
     _extender: Extender,
     _ports: ExtenderSpec,
     clusters: PathBuf,
@@ -53,33 +55,33 @@ pub(crate) struct Site<'a> {
     pub(crate) namespace: String,
 }
 
-async fn mk_ground() -> Result<Ground> {
+/// Clusters of so many nodes behind virtual nodes of these names, or some of them.
+async fn mk_ground(name: &str, virtual_nodes: &[&'static str], nodes: usize) -> Result<Ground> {
     let spec = ExtenderSpec::new()?;
-    let upper = ClusterSpec::new("fleet-upper").scheduler_config(spec.scheduler_config()?);
-    let (upper, a, b) = tokio::try_join!(
-        Cluster::start(upper),
-        Cluster::start(ClusterSpec::new("fleet-a")),
-        Cluster::start(ClusterSpec::new("fleet-b")),
-    )?;
-    for cluster in [&a, &b] {
-        let four = NodeTemplate::default().cpu("4").memory("16Gi");
-        cluster.kwok(NODES, four).await?;
-    }
+    let upper = ClusterSpec::new(&format!("{name}-upper")).scheduler_config(spec.scheduler_config()?);
+    let lower = virtual_nodes.iter().map(|node| async move {
+        let cluster = Cluster::start(ClusterSpec::new(&format!("{name}-{node}"))).await?;
+        anyhow::Ok((*node, cluster))
+    });
+    let (upper, lower) = tokio::try_join!(Cluster::start(upper), try_join_all(lower))?;
+    let lower: BTreeMap<&'static str, Cluster> = lower.into_iter().collect();
     let webhook = Webhook::start(&upper, &[]).await?;
     webhook::register(&upper, webhook.address(), "Fail", Some(upper.client_ca_pem())).await?;
-    let nodes = [
-        VirtualNodeSpec::new("va").start(&upper, &a).await?,
-        VirtualNodeSpec::new("vb").start(&upper, &b).await?,
-    ];
-    let clusters = write_clusters(webhook.component.folder(), &[("va", &a), ("vb", &b)])?;
+    let mut started = Vec::new();
+    for (node, cluster) in &lower {
+        let four = NodeTemplate::default().cpu("4").memory("16Gi");
+        cluster.kwok(nodes, four).await?;
+        started.push(VirtualNodeSpec::new(node).start(&upper, cluster).await?);
+    }
+    let all: Vec<(&str, &Cluster)> = lower.iter().map(|(node, cluster)| (*node, cluster)).collect();
+    let clusters = write_clusters(webhook.component.folder(), &all)?;
     let told = format!("--clusters-dir={}", clusters.display());
     let extender = spec.start(&upper, &[&told]).await?;
     Ok(Ground {
         upper,
-        a,
-        b,
+        lower,
         webhook,
-        _nodes: nodes,
+        _nodes: started,
         _extender: extender,
         _ports: spec,
         clusters,
@@ -89,19 +91,28 @@ async fn mk_ground() -> Result<Ground> {
 
 /// Runs a test when it is its turn, in a namespace of its own; all pods of both levels go when it ends.
 pub(crate) fn on_site(test: impl AsyncFnOnce(&Site<'_>) -> Result<()>) -> TestResult {
-    GROUND.run(mk_ground, async |ground| {
-        let _turn = ground.turn.lock().await;
-        let client = ground.upper.client().await?;
-        let namespace = support::namespace_for_pods(&client).await?;
-        let site = Site {
-            ground,
-            client,
-            namespace,
-        };
-        let outcome = test(&site).await;
-        let cleared = site.clear().await;
-        outcome.and(cleared)
-    })
+    let mk_ground = async || mk_ground("fleet", &["va", "vb"], NODES).await;
+    GROUND.run(mk_ground, async |ground| take_turn(ground, test).await)
+}
+
+/// As [`on_site`], with three clusters of so many nodes.
+pub(crate) fn on_wide_site(nodes: usize, test: impl AsyncFnOnce(&Site<'_>) -> Result<()>) -> TestResult {
+    let mk_ground = async || mk_ground("wide", &["va", "vb", "vc"], nodes).await;
+    WIDE_GROUND.run(mk_ground, async |ground| take_turn(ground, test).await)
+}
+
+async fn take_turn(ground: &Ground, test: impl AsyncFnOnce(&Site<'_>) -> Result<()>) -> Result<()> {
+    let _turn = ground.turn.lock().await;
+    let client = ground.upper.client().await?;
+    let namespace = support::namespace_for_pods(&client).await?;
+    let site = Site {
+        ground,
+        client,
+        namespace,
+    };
+    let outcome = test(&site).await;
+    let cleared = site.clear().await;
+    outcome.and(cleared)
 }
 
 // === impl Site ===
@@ -115,6 +126,10 @@ impl Site<'_> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
+    pub(crate) fn sets(&self) -> Api<ReplicaSet> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
     /// The pods of the test's namespace behind a virtual node.
     pub(crate) async fn below(&self, node: &str) -> Result<Api<Pod>> {
         Ok(Api::namespaced(
@@ -124,11 +139,12 @@ impl Site<'_> {
     }
 
     pub(crate) fn cluster(&self, node: &str) -> &Cluster {
-        if node == "va" {
-            &self.ground.a
-        } else {
-            &self.ground.b
-        }
+        &self.ground.lower[node]
+    }
+
+    /// The virtual nodes, by name.
+    pub(crate) fn virtual_nodes(&self) -> impl Iterator<Item = &'static str> {
+        self.ground.lower.keys().copied()
     }
 
     /// A pod template with this label `app`.
@@ -246,20 +262,24 @@ impl Site<'_> {
 
     /// Removes everything of the test, and waits until nothing is left at any level.
     async fn clear(&self) -> Result<()> {
-        self.cordon("va", false).await?;
-        self.cordon("vb", false).await?;
+        for node in self.virtual_nodes() {
+            self.cordon(node, false).await?;
+        }
         self.cordon_below("va", false).await?;
         let params = (DeleteParams::background(), ListParams::default());
         self.deployments().delete_collection(&params.0, &params.1).await?;
+        self.sets().delete_collection(&params.0, &params.1).await?;
         let now = DeleteParams::default().grace_period(0);
         self.pods()
             .delete_collection(&now, &ListParams::default())
             .await?;
-        for node in ["va", "vb"] {
+        let mut levels = vec![self.pods()];
+        for node in self.virtual_nodes() {
+            levels.push(self.below(node).await?);
             let own: Api<Pod> = Api::namespaced(self.cluster(node).client().await?, FILLERS);
             own.delete_collection(&now, &ListParams::default()).await?;
         }
-        for level in [self.pods(), self.below("va").await?, self.below("vb").await?] {
+        for level in levels {
             support::await_condition("all pods to be gone", DEADLINE, || async {
                 let left = level.list(&ListParams::default()).await?.items.len();
                 ensure!(left == 0, "{left} are left");
@@ -267,9 +287,10 @@ impl Site<'_> {
             })
             .await?;
         }
-        if self.maps().get_opt("tensile-avoidance").await?.is_some() {
-            let now = DeleteParams::default();
-            self.maps().delete("tensile-avoidance", &now).await?;
+        for notes in ["tensile-avoidance", "tensile-promises"] {
+            if self.maps().get_opt(notes).await?.is_some() {
+                self.maps().delete(notes, &DeleteParams::default()).await?;
+            }
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 mod bare;
 mod fleet;
 mod owners;
+mod packing;
 mod room;
 mod spread;
 mod stuck;

@@ -2,6 +2,7 @@
 //!
 //! All tests share the clusters and take turns: each needs to know what is free.
 
+mod avoidance;
 mod burst;
 mod certificate;
 mod fragments;

@@ -17,7 +17,7 @@ use tensile_descheduler::waiting::Waiting;
 use tensile_placement::{Candidate, Cluster, Fit, PodKey};
 use tensile_runtime::key::Key;
 use tensile_runtime::watch::Change;
-use tensile_world::{Answer, Lowering, World};
+use tensile_world::{Answer, World};
 
 /// When it starts, in seconds since the Unix epoch.
 pub(crate) const START: u64 = 1_767_225_600;
@@ -177,9 +177,9 @@ impl Fleet {
     }
 
     /// A scheduler with the extender: the cluster whose node the pod fits most tightly, if it fits anywhere.
-    pub(crate) fn tightest(&self, pod: &Value, owner: &str, now: u64) -> Option<&'static str> {
+    pub(crate) fn tightest(&mut self, pod: &Value, owner: &str, now: u64) -> Option<&'static str> {
         let avoided: Vec<&str> = self.avoidance.nodes(owner, now).collect();
-        let mut lowering = Lowering::new(pod);
+        let mut lowering = self.world.consider(pod, now);
         let fitting = self.clusters.iter().filter_map(|cluster| {
             let node = node_of(cluster);
             match self.world.answer(&mut lowering, &node) {

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use serde_json::Value;
+use tensile_runtime::clock;
 
-use tensile_world::Lowering;
 use tensile_world::{Answer, World, uid};
 
 /// Why the pod is not bound.
@@ -32,7 +32,7 @@ pub fn bind(world: &mut World, pod: &Value, node: &str) -> Result<Option<String>
     if !world.is_listed() {
         return Err(BindError::NotListed);
     }
-    let mut lowering = Lowering::new(pod);
+    let mut lowering = world.consider(pod, clock::now());
     let origin = uid(pod);
     let lost = |reason| BindError::Lost {
         node: node.to_owned(),

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use tensile_runtime::clock;
+
 use crate::wire::{ExtenderArgs, ExtenderFilterResult};
 use tensile_world::Lowering;
 use tensile_world::{Answer, Sharing, World};
@@ -20,7 +22,7 @@ pub fn filter(world: &mut World, args: &ExtenderArgs) -> ExtenderFilterResult {
     if let Some(wait) = world.waits_for() {
         return ExtenderFilterResult::error(&wait);
     }
-    let mut lowering = Lowering::new(&args.pod);
+    let mut lowering = world.consider(&args.pod, clock::now());
     let names = args.nodes.names();
     let (ours, ordinary): (Vec<&str>, Vec<&str>) = names
         .into_iter()
@@ -103,7 +105,7 @@ pub fn retry(
     if leaving.is_empty() || !args.nodes.names().into_iter().all(refused) {
         return None;
     }
-    let mut lowering = Lowering::new(&args.pod);
+    let mut lowering = world.consider(&args.pod, clock::now());
     let mut nodes = answer.failed_nodes.keys();
     let node = nodes.find(|node| {
         let answer = world.answer_without(&mut lowering, node, &leaving);

@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use tensile_placement::Uid;
+use tensile_runtime::clock;
 
 use crate::wire::{ExtenderPreemptionArgs, ExtenderPreemptionResult, MetaVictims};
-use tensile_world::Lowering;
 use tensile_world::{Answer, World};
 
 /// Answers a preempt request: ordinary nodes stay, virtual ones where the pod fits once the victims are gone.
 pub fn preempt(world: &mut World, args: &ExtenderPreemptionArgs) -> ExtenderPreemptionResult {
-    let mut lowering = Lowering::new(&args.pod);
+    let mut lowering = world.consider(&args.pod, clock::now());
     let mut helps = |node: &str, victims: &MetaVictims| {
         let origins: Vec<Uid> = victims
             .pods

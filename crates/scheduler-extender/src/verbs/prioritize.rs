@@ -1,15 +1,15 @@
 //! Which of the nodes that pass are preferred.
 
 use tensile_placement::Cluster;
+use tensile_runtime::clock;
 
 use crate::wire::{ExtenderArgs, HostPriority, MAX_SCORE};
-use tensile_world::Lowering;
 use tensile_world::{Answer, Strategy, World};
 
 /// Answers a prioritize request. Ordinary nodes, and virtual ones that nobody can judge, get no points.
 #[must_use]
-pub fn prioritize(world: &World, args: &ExtenderArgs) -> Vec<HostPriority> {
-    let mut lowering = Lowering::new(&args.pod);
+pub fn prioritize(world: &mut World, args: &ExtenderArgs) -> Vec<HostPriority> {
+    let mut lowering = world.consider(&args.pod, clock::now());
     let names = args.nodes.names();
     // The less, the better.
     let answers = world.answers(&mut lowering, &names).into_iter();
@@ -95,7 +95,7 @@ mod tests {
         ] {
             let mut world = mk_world();
             world.settings.strategy = strategy;
-            let answer = prioritize(&world, &mk_args(&mk_pod("p", "1"), &["va", "vb", "ordinary"]));
+            let answer = prioritize(&mut world, &mk_args(&mk_pod("p", "1"), &["va", "vb", "ordinary"]));
             assert_eq!(
                 answer.iter().map(|entry| entry.score).collect::<Vec<_>>(),
                 scores,
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_node_without_an_equal_gets_all_points_and_one_that_does_not_fit_none() {
-        let answer = prioritize(&mk_world(), &mk_args(&mk_pod("p", "5"), &["va", "vb"]));
+        let answer = prioritize(&mut mk_world(), &mk_args(&mk_pod("p", "5"), &["va", "vb"]));
         assert_eq!(
             answer.iter().map(|entry| entry.score).collect::<Vec<_>>(),
             [0, 10]

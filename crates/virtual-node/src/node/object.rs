@@ -34,6 +34,8 @@ pub struct Identity {
     pub labels: BTreeMap<String, String>,
     /// The taints that keep other pods off it.
     pub taints: Vec<Value>,
+    /// What goes in front of the names of lower namespaces, for those who judge what is in there.
+    pub namespace_prefix: Option<String>,
     /// Version of the lower cluster, shown while no node tells a kubelet's.
     pub version: String,
     /// Minor version of the upper cluster, which refuses what it does not know.
@@ -105,19 +107,27 @@ impl Desired {
         json!({
             "apiVersion": "v1",
             "kind": "Node",
-            "metadata": {"name": self.identity.name, "labels": self.labels()},
+            "metadata": self.own_metadata(),
             "spec": {"taints": self.identity.taints},
         })
     }
 
-    /// Labels for server-side apply; the taint is not among it, because taints are one list that others write too.
+    /// Labels and annotation for server-side apply; the taint is not among it, because taints are one list that others write too.
     #[must_use]
     pub fn metadata(&self) -> Value {
         json!({
             "apiVersion": "v1",
             "kind": "Node",
-            "metadata": {"name": self.identity.name, "labels": self.labels()},
+            "metadata": self.own_metadata(),
         })
+    }
+
+    fn own_metadata(&self) -> Value {
+        let mut metadata = json!({"name": self.identity.name, "labels": self.labels()});
+        if let Some(prefix) = &self.identity.namespace_prefix {
+            metadata["annotations"] = json!({names::NAMESPACE_PREFIX: prefix});
+        }
+        metadata
     }
 
     /// The status for server-side apply at `now` (RFC 3339); transitions keep the time that `current` shows.
@@ -223,6 +233,7 @@ mod tests {
             port: 10250,
             labels: BTreeMap::from([("team".to_owned(), "x".to_owned())]),
             taints: vec![json!({"key": names::PROVIDER_TAINT, "value": "tensile", "effect": "NoSchedule"})],
+            namespace_prefix: None,
             version: "v1.36.3".into(),
             upper_minor: 36,
         };
@@ -246,6 +257,17 @@ mod tests {
             ("a", "z", "x")
         );
         assert_eq!(labels["type"], "virtual-kubelet");
+    }
+
+    #[test]
+    fn the_prefix_of_lower_namespaces_is_told() {
+        let mut desired = mk_desired();
+        assert!(desired.metadata()["metadata"]["annotations"].is_null());
+        desired.identity.namespace_prefix = Some("p".into());
+        for object in [desired.metadata(), desired.node()] {
+            let told = &object["metadata"]["annotations"];
+            assert_eq!(*told, json!({"tensile.dev/namespace-prefix": "p"}));
+        }
     }
 
     #[test]

@@ -311,6 +311,7 @@ mod tests {
             port: 10250,
             labels: std::collections::BTreeMap::new(),
             taints: vec![json!({"key": names::PROVIDER_TAINT, "value": "tensile", "effect": "NoSchedule"})],
+            namespace_prefix: None,
             version: "v1.36.3".into(),
             upper_minor: 36,
         };

@@ -111,9 +111,9 @@ impl World {
 
     /// What the split of the pod says, if all virtual nodes that have room are named.
     #[must_use]
-    pub fn explain_split(&self, pod: &Value, now: Instant) -> Option<String> {
-        let open = self.open_for(&mut Lowering::new(pod), None, now);
-        match self.share_after(pod, &open, now)? {
+    pub fn explain_split(&self, lowering: &mut Lowering<'_>, now: Instant) -> Option<String> {
+        let open = self.open_for(lowering, None, now);
+        match self.share_after(lowering.upper(), &open, now)? {
             Ok(Sharing { why, .. }) | Err(why) => Some(why),
         }
     }
@@ -315,7 +315,11 @@ mod tests {
     fn the_explanation_names_what_cannot_take_its_share() {
         let mut world = mk_world();
         apply_lower_pod(&mut world, "b", &mk_pod("large", "8"), "b1");
-        let why = |world: &World, pod: &Value| world.explain_split(pod, Instant::now()).unwrap();
+        let why = |world: &World, pod: &Value| {
+            world
+                .explain_split(&mut Lowering::new(pod), Instant::now())
+                .unwrap()
+        };
         let pod = mk_member("p", "1", FILL);
         assert_eq!(
             why(&world, &pod),
@@ -323,6 +327,10 @@ mod tests {
         );
         let wrong = mk_member("p", "1", "{");
         assert!(why(&world, &wrong).starts_with("annotation tensile.dev/split: "));
-        assert_eq!(world.explain_split(&mk_pod("p", "1"), Instant::now()), None);
+        let pod = mk_pod("p", "1");
+        assert_eq!(
+            world.explain_split(&mut Lowering::new(&pod), Instant::now()),
+            None
+        );
     }
 }

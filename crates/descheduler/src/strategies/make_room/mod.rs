@@ -8,11 +8,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tensile_core::promises;
 use tensile_core::resources::Resources;
 use tensile_placement::{Candidate, Node, Uid};
 use tensile_world::{Lowering, VirtualNode};
 
-use crate::plan::Plan;
+use crate::plan::{Claim, Plan};
 use crate::pod::Pod;
 use crate::pods::Pods;
 use crate::refused::Refused;
@@ -129,6 +130,11 @@ fn make_room(
     let pod = wanting.pod;
     // What was promised to it in an earlier round is its own.
     scene.take_promise(pod);
+    plan.claims.push(Claim {
+        pod: pod.uid.clone(),
+        room: None,
+        evicts: false,
+    });
     if !wanting.bound && scene.move_elsewhere(pod).is_ok() {
         return;
     }
@@ -206,7 +212,16 @@ fn take(
     places: Vec<Place>,
     plan: &mut Plan,
 ) {
-    scene.promise(pod, lowering, &room.node, &room.lower);
+    let requests = scene.promise(pod, lowering, &room.node, &room.lower);
+    if let (Some(claim), Some(requests)) = (plan.claims.last_mut(), requests) {
+        claim.evicts = !room.victims.is_empty();
+        claim.room = Some(promises::Room {
+            node: room.node.clone(),
+            lower_node: room.lower.to_string(),
+            requests,
+            priority: pod.priority,
+        });
+    }
     let (Some(first), Some(place)) = (room.victims.first(), places.into_iter().next()) else {
         return;
     };
