@@ -110,10 +110,10 @@ simulation:
     cargo test --package tensile-descheduler --test simulation -- --nocapture
 
 # Moves 50 x 10 replicas, and pods without owner under a descheduler killed 40 times between any two steps; makes room for 20
-# pods of 3 CPUs on 3 x 20 nodes that are full by seven tenths, filled at random from `packing` on.
-descheduler-long owners='50' kills='10' packing='0':
+# pods of `cpu` thousandths of a CPU on 3 x 20 nodes that are full by seven tenths, filled at random from `packing` on.
+descheduler-long owners='50' kills='10' packing='0' cpu='3000':
     TENSILE_DESCHEDULER_OWNERS={{ owners }} TENSILE_DESCHEDULER_KILLS={{ kills }} TENSILE_DESCHEDULER_PACKING={{ packing }} \
-        cargo test --package e2e --test descheduler -- --nocapture
+        TENSILE_DESCHEDULER_PACKING_CPU={{ cpu }} cargo test --package e2e --test descheduler -- --nocapture
 
 # Reviews that the webhook answers per CPU-second.
 bench-webhook *args:
