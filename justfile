@@ -86,7 +86,7 @@ bench-streams *args:
 
 # How soon 200 status changes a second are passed on, and memory with 10 000 pods in one cluster and in ten.
 bench-status:
-    cargo bench --package e2e --bench offload -- --figures stream
+    cargo bench --package e2e --bench offload -- --figures stream --nodes 30
     just bench --figures memory
 
 # What the placement model costs at scale: `just bench-placement [clusters nodes pods]`.
