@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::entries::{self, EntryError};
 use crate::names;
+use crate::owners::controller;
 
 /// Name of the ConfigMap.
 pub const CONFIG_MAP: &str = "tensile-avoidance";
@@ -30,8 +31,7 @@ pub struct Avoidance(BTreeMap<String, BTreeMap<String, u64>>);
 /// controls the pod; of a pod without one that was moved before, that of the first pod of its name.
 #[must_use]
 pub fn lineage(metadata: &Value) -> Option<&str> {
-    let mut owners = metadata["ownerReferences"].as_array().into_iter().flatten();
-    match owners.find(|owner| owner["controller"] == true) {
+    match controller(metadata) {
         Some(owner) => owner["uid"].as_str(),
         None => metadata["annotations"][names::MOVED_FROM].as_str(),
     }

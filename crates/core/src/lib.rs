@@ -10,6 +10,7 @@ pub mod entries;
 pub mod hash;
 pub mod labels;
 pub mod names;
+pub mod owners;
 pub mod promises;
 pub mod quantity;
 mod read;

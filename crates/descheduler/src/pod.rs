@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tensile_core::avoidance::lineage;
 use tensile_core::names;
+use tensile_core::owners::controller;
 use tensile_core::resources::{Resources, pod_request};
 use tensile_core::view::Phase;
 use tensile_runtime::key::Key;
@@ -187,12 +188,6 @@ impl Templates {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-}
-
-/// The owner that controls the object.
-fn controller(metadata: &Value) -> Option<&Value> {
-    let owners = metadata["ownerReferences"].as_array()?;
-    owners.iter().find(|owner| owner["controller"] == true)
 }
 
 fn restart_cost(metadata: &Value) -> i64 {

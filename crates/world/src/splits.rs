@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tensile_core::names;
+use tensile_core::owners::controller;
 use tensile_core::split::Split;
 use tensile_placement::Uid;
 
@@ -120,8 +121,7 @@ fn annotation(pod: &Value) -> Option<&str> {
 
 /// UID of the owner that controls the pod.
 pub(crate) fn owner(pod: &Value) -> Option<Uid> {
-    let mut owners = pod["metadata"]["ownerReferences"].as_array()?.iter();
-    let owner = owners.find(|owner| owner["controller"] == true)?;
+    let owner = controller(&pod["metadata"])?;
     owner["uid"].as_str().map(Uid::from)
 }
 

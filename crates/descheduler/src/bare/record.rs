@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tensile_core::names;
+use tensile_core::owners::controller;
 
 /// Members of the metadata that a copy cannot or must not have: the API server's own, and what holds the old pod back.
 const OF_OBJECT: [&str; 10] = [
@@ -46,8 +47,7 @@ impl Record {
     /// that makes it again.
     pub(crate) fn of(pod: Value, uid: &str) -> Option<Self> {
         let metadata = &pod["metadata"];
-        let owners = metadata["ownerReferences"].as_array();
-        let owned = owners.is_some_and(|owners| owners.iter().any(|owner| owner["controller"] == true));
+        let owned = controller(metadata).is_some();
         if metadata["uid"] != uid || metadata["deletionTimestamp"].is_string() || owned {
             return None;
         }
