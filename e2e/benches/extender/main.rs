@@ -17,6 +17,7 @@ use clap::Parser;
 use e2e::measure::{Report, describe_machine};
 
 use ground::Ground;
+use throughput::Requests;
 
 /// Pods of a full run.
 const FULL: usize = 1_000;
@@ -69,7 +70,9 @@ async fn report(args: &Args) -> Result<()> {
 
 async fn measure(args: &Args, report: &mut Report) -> Result<()> {
     let ground = Ground::start().await?;
-    let _extender = ground.start_extender().await?;
-    throughput::measure(&ground, args.pods, args.rounds, report).await?;
+    let extender = ground.start_extender().await?;
+    for requests in [Requests::AsInstalled, Requests::Unlimited] {
+        throughput::measure(&ground, &extender, requests, args, report).await?;
+    }
     parked::measure(&ground, report).await
 }

@@ -87,6 +87,7 @@ async fn place(ground: &Ground, upper: &Upper) -> Result<Outcome> {
         .map(|index| mk_pod(&format!("pod-{index}"), REQUEST, Place::Virtual))
         .collect();
     create(&client, all?).await?;
+    let ours = ListParams::default().labels("app=bench");
     let outcome = support::await_condition("every pod to be decided on both levels", DEADLINE, || async {
         let above = pods(&client).list(&ListParams::default()).await?.items;
         let mut outcome = Outcome {
@@ -97,7 +98,6 @@ async fn place(ground: &Ground, upper: &Upper) -> Result<Outcome> {
             .iter()
             .filter(|pod| !is_bound(pod) && is_refused(pod))
             .count();
-        let ours = ListParams::default().labels("app=bench");
         for cluster in &ground.lower {
             let below = pods(&cluster.client().await?).list(&ours).await?.items;
             outcome.running += below.iter().filter(|pod| is_bound(pod)).count();
@@ -114,6 +114,15 @@ async fn place(ground: &Ground, upper: &Upper) -> Result<Outcome> {
     })
     .await?;
     clear(&client).await?;
+    // Else the virtual nodes of the next scheduler find them there.
+    support::await_condition("all pods to be gone below", DEADLINE, || async {
+        for cluster in &ground.lower {
+            let left = pods(&cluster.client().await?).list(&ours).await?.items.len();
+            ensure!(left == 0, "{left} are left");
+        }
+        Ok(Some(()))
+    })
+    .await?;
     drop(nodes);
     Ok(outcome)
 }

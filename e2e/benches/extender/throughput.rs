@@ -1,33 +1,72 @@
 //! How long kube-scheduler takes to place the same pods, with the extender and without.
 //!
 //! The pods wait while the scheduler is stopped, so that nothing but its work is measured: from the first pod that is
-//! bound to the last one.
+//! bound to the last one. That is done twice: as the chart installs the scheduler, which then limits its own requests,
+//! bindings too if it sends them itself; and with that limit lifted, so that the machine is all that limits it.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use e2e::measure::{Line, PodWatch, Report, Samples};
+use e2e::extender::Extender;
+use e2e::measure::{CpuTimes, Line, PodWatch, Report, Samples, Table};
 use serde_json::Value;
 
+use crate::Args;
 use crate::ground::{DEADLINE, Ground, NAMESPACE, Place, Upper, clear, create, mk_pod};
 
 /// The most that placing may take longer: a throughput of 0.8 of what it is without.
 const GOAL: f64 = 1.25;
 const SCHEDULER: &str = "kube-scheduler";
+/// Its configuration, in the folder of its cluster.
+const CONFIGURATION: &str = "scheduler.json";
+const EXTENDER: &str = "extender";
 
-pub(crate) async fn measure(ground: &Ground, count: usize, rounds: usize, report: &mut Report) -> Result<()> {
+/// How many requests a second kube-scheduler allows itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Requests {
+    /// As many as by default (`clientConnection`: 50, and 100 in a burst), of which the chart says nothing.
+    AsInstalled,
+    /// More than the machine can do.
+    Unlimited,
+}
+
+/// What placing the pods of a round took.
+struct Cost {
+    /// From the first pod that was bound to the last one.
+    time: Duration,
+    /// Processor seconds of all that works on it, from the scheduler's start on.
+    cpu: CpuTimes,
+}
+
+pub(crate) async fn measure(
+    ground: &Ground,
+    extender: &Extender,
+    requests: Requests,
+    args: &Args,
+    report: &mut Report,
+) -> Result<()> {
+    let &Args {
+        pods: count, rounds, ..
+    } = args;
+    let what = requests.what();
     let (mut without, mut with) = (Vec::new(), Vec::new());
+    for upper in ground.uppers() {
+        requests.configure(upper)?;
+    }
     for round in 1..=rounds {
-        for (upper, took) in ground.uppers().into_iter().zip([&mut without, &mut with]) {
-            eprintln!("{count} pods {}, round {round} of {rounds}", upper.what);
-            took.push(place(upper, count).await?);
+        for (upper, costs) in ground.uppers().into_iter().zip([&mut without, &mut with]) {
+            eprintln!("{count} pods {}, {what}, round {round} of {rounds}", upper.what);
+            costs.push(place(upper, extender, count).await?);
         }
     }
-    let (without, with) = (Samples::millis(without).median(), Samples::millis(with).median());
+    let title = format!("Processor milliseconds per pod, {what}, medians");
+    report.tables.push(table(title, ground, [&without, &with], count));
+    let median = |costs: &[Cost]| Samples::millis(costs.iter().map(|cost| cost.time)).median();
+    let (without, with) = (median(&without), median(&with));
     let rate = |millis: f64| count as f64 * 1_000.0 / millis;
     report.lines.push(
         Line::new(
-            format!("placing {count} pods, time with the extender by time without"),
+            format!("placing {count} pods, {what}, time with the extender by time without"),
             with / without,
             "×",
             format!(
@@ -42,8 +81,57 @@ pub(crate) async fn measure(ground: &Ground, count: usize, rounds: usize, report
     Ok(())
 }
 
-/// Lets the scheduler place pods; gives the time from the first to the last.
-async fn place(upper: &Upper, count: usize) -> Result<Duration> {
+// === impl Requests ===
+
+impl Requests {
+    fn what(self) -> &'static str {
+        match self {
+            Self::AsInstalled => "as installed",
+            Self::Unlimited => "requests unlimited",
+        }
+    }
+
+    /// For the scheduler that is started next.
+    fn configure(self, upper: &Upper) -> Result<()> {
+        let path = upper.cluster.folder().join(CONFIGURATION);
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        let (qps, burst) = match self {
+            // Zero means the default.
+            Self::AsInstalled => (0, 0),
+            Self::Unlimited => (1_000, 2_000),
+        };
+        config["clientConnection"]["qps"] = qps.into();
+        config["clientConnection"]["burst"] = burst.into();
+        Ok(std::fs::write(path, config.to_string())?)
+    }
+}
+
+/// Who used how much of the processors, by pod.
+fn table(title: String, ground: &Ground, [without, with]: [&[Cost]; 2], count: usize) -> Table {
+    let used = |costs: &[Cost], name: &str| {
+        let seconds: Samples = costs.iter().map(|cost| cost.cpu.of(name)).collect();
+        format!("{:.2}", seconds.median() * 1_000.0 / count as f64)
+    };
+    let components = ground.with.cluster.pids().into_keys();
+    let mut rows: Vec<Vec<String>> = components
+        .map(|component| {
+            let [alone, asking] = [(&ground.without, without), (&ground.with, with)]
+                .map(|(upper, costs)| used(costs, &format!("{} {component}", upper.cluster.name())));
+            [component, alone, asking].to_vec()
+        })
+        .collect();
+    rows.push([EXTENDER.to_owned(), used(without, EXTENDER), used(with, EXTENDER)].to_vec());
+    Table {
+        title,
+        header: ["process", "by sums alone", "with the extender"]
+            .map(str::to_owned)
+            .to_vec(),
+        rows,
+    }
+}
+
+/// Lets the scheduler place pods.
+async fn place(upper: &Upper, extender: &Extender, count: usize) -> Result<Cost> {
     let client = upper.cluster.client().await?;
     upper.cluster.stop_component(SCHEDULER).await?;
     let all: Result<Vec<Value>> = (0..count)
@@ -56,6 +144,7 @@ async fn place(upper: &Upper, count: usize) -> Result<Duration> {
     create(&client, all?).await?;
     let watch = PodWatch::start(client.clone(), NAMESPACE).await?;
     upper.cluster.start_component(SCHEDULER).await?;
+    let before = cpu(upper, extender)?;
     // The simulated nodes run every pod that is bound.
     watch
         .until(
@@ -65,10 +154,19 @@ async fn place(upper: &Upper, count: usize) -> Result<Duration> {
             |_| {},
         )
         .await?;
+    let cpu = cpu(upper, extender)?.since(&before);
     let bound: Vec<Instant> = watch.seen().into_values().filter_map(|seen| seen.bound).collect();
     let (first, last) = (bound.iter().min(), bound.iter().max());
-    let took = first.zip(last).map(|(first, last)| *last - *first);
+    let time = first.zip(last).map(|(first, last)| *last - *first);
     drop(watch);
     clear(&client).await?;
-    took.context("no pod was bound")
+    let time = time.context("no pod was bound")?;
+    Ok(Cost { time, cpu })
+}
+
+fn cpu(upper: &Upper, extender: &Extender) -> Result<CpuTimes> {
+    let mut times = CpuTimes::default();
+    times.add_cluster(&upper.cluster)?;
+    times.add(EXTENDER, &extender.component)?;
+    Ok(times)
 }
