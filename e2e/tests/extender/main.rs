@@ -8,7 +8,6 @@ mod certificate;
 mod fragments;
 mod pages;
 mod preemption;
-mod prefixed;
 mod secrets;
 mod splits;
 mod unknown;
