@@ -8,6 +8,7 @@ mod certificate;
 mod fragments;
 mod pages;
 mod preemption;
+mod prefixed;
 mod secrets;
 mod splits;
 mod unknown;
