@@ -6,12 +6,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
 };
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use serde_json::json;
@@ -239,6 +239,19 @@ pub async fn pod_gone(client: &Client, namespace: &str, name: &str, deadline: Du
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     await_condition(&format!("pod {namespace}/{name} gone"), deadline, || async {
         Ok(pods.get_opt(name).await?.is_none().then_some(()))
+    })
+    .await
+}
+
+/// Waits until there are no pods of a selection.
+///
+/// # Errors
+/// Some still exist after `deadline`.
+pub async fn pods_gone(pods: &Api<Pod>, selection: &ListParams, deadline: Duration) -> Result<()> {
+    await_condition("all pods to be gone", deadline, || async {
+        let left = pods.list_metadata(selection).await?.items.len();
+        ensure!(left == 0, "{left} are left");
+        Ok(Some(()))
     })
     .await
 }

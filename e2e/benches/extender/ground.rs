@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use e2e::descheduler::write_clusters;
 use e2e::extender::{Extender, ExtenderSpec};
 use e2e::{Cluster, ClusterSpec, NodeTemplate, support};
@@ -170,11 +170,7 @@ pub(crate) async fn clear(client: &Client) -> Result<()> {
     let api = pods(client);
     let at_once = DeleteParams::default().grace_period(0);
     api.delete_collection(&at_once, &ListParams::default()).await?;
-    support::await_condition("all pods to be gone", DEADLINE, || async {
-        let left = api.list_metadata(&ListParams::default()).await?.items.len();
-        ensure!(left == 0, "{left} are left");
-        Ok(Some(()))
-    })
-    .await
-    .context("clearing")
+    support::pods_gone(&api, &ListParams::default(), DEADLINE)
+        .await
+        .context("clearing")
 }

@@ -17,7 +17,6 @@ use clap::Parser;
 use e2e::measure::{Report, describe_machine};
 
 use ground::Ground;
-use throughput::Requests;
 
 /// Pods of a full run.
 const FULL: usize = 1_000;
@@ -71,8 +70,10 @@ async fn report(args: &Args) -> Result<()> {
 async fn measure(args: &Args, report: &mut Report) -> Result<()> {
     let ground = Ground::start().await?;
     let extender = ground.start_extender().await?;
-    for requests in [Requests::AsInstalled, Requests::Unlimited] {
-        throughput::measure(&ground, &extender, requests, args, report).await?;
+    throughput::measure(&ground, &extender, "requests unlimited", args, report).await?;
+    for upper in ground.uppers() {
+        throughput::limit_requests(upper)?;
     }
+    throughput::measure(&ground, &extender, "as installed", args, report).await?;
     parked::measure(&ground, report).await
 }

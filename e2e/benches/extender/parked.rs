@@ -115,14 +115,9 @@ async fn place(ground: &Ground, upper: &Upper) -> Result<Outcome> {
     .await?;
     clear(&client).await?;
     // Else the virtual nodes of the next scheduler find them there.
-    support::await_condition("all pods to be gone below", DEADLINE, || async {
-        for cluster in &ground.lower {
-            let left = pods(&cluster.client().await?).list(&ours).await?.items.len();
-            ensure!(left == 0, "{left} are left");
-        }
-        Ok(Some(()))
-    })
-    .await?;
+    for cluster in &ground.lower {
+        support::pods_gone(&pods(&cluster.client().await?), &ours, DEADLINE).await?;
+    }
     drop(nodes);
     Ok(outcome)
 }

@@ -1,8 +1,8 @@
 //! How long kube-scheduler takes to place the same pods, with the extender and without.
 //!
 //! The pods wait while the scheduler is stopped, so that nothing but its work is measured: from the first pod that is
-//! bound to the last one. That is done twice: as the chart installs the scheduler, which then limits its own requests,
-//! bindings too if it sends them itself; and with that limit lifted, so that the machine is all that limits it.
+//! bound to the last one. That is done twice: with the scheduler's own limit on requests lifted, so that the machine is
+//! all that limits it; and as the chart installs it, when bindings that it sends itself are limited too.
 
 use std::time::{Duration, Instant};
 
@@ -21,15 +21,6 @@ const SCHEDULER: &str = "kube-scheduler";
 const CONFIGURATION: &str = "scheduler.json";
 const EXTENDER: &str = "extender";
 
-/// How many requests a second kube-scheduler allows itself.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Requests {
-    /// As many as by default (`clientConnection`: 50, and 100 in a burst), of which the chart says nothing.
-    AsInstalled,
-    /// More than the machine can do.
-    Unlimited,
-}
-
 /// What placing the pods of a round took.
 struct Cost {
     /// From the first pod that was bound to the last one.
@@ -38,21 +29,18 @@ struct Cost {
     cpu: CpuTimes,
 }
 
+/// Measures, and adds the figures under the name `what`.
 pub(crate) async fn measure(
     ground: &Ground,
     extender: &Extender,
-    requests: Requests,
+    what: &str,
     args: &Args,
     report: &mut Report,
 ) -> Result<()> {
     let &Args {
         pods: count, rounds, ..
     } = args;
-    let what = requests.what();
     let (mut without, mut with) = (Vec::new(), Vec::new());
-    for upper in ground.uppers() {
-        requests.configure(upper)?;
-    }
     for round in 1..=rounds {
         for (upper, costs) in ground.uppers().into_iter().zip([&mut without, &mut with]) {
             eprintln!("{count} pods {}, {what}, round {round} of {rounds}", upper.what);
@@ -60,7 +48,7 @@ pub(crate) async fn measure(
         }
     }
     let title = format!("Processor milliseconds per pod, {what}, medians");
-    report.tables.push(table(title, ground, [&without, &with], count));
+    report.tables.push(table(title, [&without, &with], count));
     let median = |costs: &[Cost]| Samples::millis(costs.iter().map(|cost| cost.time)).median();
     let (without, with) = (median(&without), median(&with));
     let rate = |millis: f64| count as f64 * 1_000.0 / millis;
@@ -81,52 +69,31 @@ pub(crate) async fn measure(
     Ok(())
 }
 
-// === impl Requests ===
-
-impl Requests {
-    fn what(self) -> &'static str {
-        match self {
-            Self::AsInstalled => "as installed",
-            Self::Unlimited => "requests unlimited",
-        }
-    }
-
-    /// For the scheduler that is started next.
-    fn configure(self, upper: &Upper) -> Result<()> {
-        let path = upper.cluster.folder().join(CONFIGURATION);
-        let mut config: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
-        let (qps, burst) = match self {
-            // Zero means the default.
-            Self::AsInstalled => (0, 0),
-            Self::Unlimited => (1_000, 2_000),
-        };
-        config["clientConnection"]["qps"] = qps.into();
-        config["clientConnection"]["burst"] = burst.into();
-        Ok(std::fs::write(path, config.to_string())?)
-    }
+/// From its next start on, the scheduler allows itself as many requests as by default (50 a second, 100 in a burst): the
+/// chart says nothing of it, and the harness lifts the limit.
+pub(crate) fn limit_requests(upper: &Upper) -> Result<()> {
+    let path = upper.cluster.folder().join(CONFIGURATION);
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+    let connection = config["clientConnection"].as_object_mut();
+    let connection = connection.context("the scheduler's configuration has no clientConnection")?;
+    connection.retain(|field, _| field == "kubeconfig");
+    Ok(std::fs::write(path, config.to_string())?)
 }
 
 /// Who used how much of the processors, by pod.
-fn table(title: String, ground: &Ground, [without, with]: [&[Cost]; 2], count: usize) -> Table {
+fn table(title: String, [without, with]: [&[Cost]; 2], count: usize) -> Table {
     let used = |costs: &[Cost], name: &str| {
         let seconds: Samples = costs.iter().map(|cost| cost.cpu.of(name)).collect();
         format!("{:.2}", seconds.median() * 1_000.0 / count as f64)
     };
-    let components = ground.with.cluster.pids().into_keys();
-    let mut rows: Vec<Vec<String>> = components
-        .map(|component| {
-            let [alone, asking] = [(&ground.without, without), (&ground.with, with)]
-                .map(|(upper, costs)| used(costs, &format!("{} {component}", upper.cluster.name())));
-            [component, alone, asking].to_vec()
-        })
-        .collect();
-    rows.push([EXTENDER.to_owned(), used(without, EXTENDER), used(with, EXTENDER)].to_vec());
+    let names = with.first().into_iter().flat_map(|cost| cost.cpu.names());
+    let row = |name: &String| vec![name.clone(), used(without, name), used(with, name)];
     Table {
         title,
         header: ["process", "by sums alone", "with the extender"]
             .map(str::to_owned)
             .to_vec(),
-        rows,
+        rows: names.map(row).collect(),
     }
 }
 
@@ -166,7 +133,10 @@ async fn place(upper: &Upper, extender: &Extender, count: usize) -> Result<Cost>
 
 fn cpu(upper: &Upper, extender: &Extender) -> Result<CpuTimes> {
     let mut times = CpuTimes::default();
-    times.add_cluster(&upper.cluster)?;
+    // Without the cluster's name, so that both schedulers' rows are the same.
+    for component in upper.cluster.pids().into_keys() {
+        times.add(&component, &*upper.cluster.process(&component)?)?;
+    }
     times.add(EXTENDER, &extender.component)?;
     Ok(times)
 }

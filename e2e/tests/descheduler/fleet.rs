@@ -280,12 +280,7 @@ impl Site<'_> {
             own.delete_collection(&now, &ListParams::default()).await?;
         }
         for level in levels {
-            support::await_condition("all pods to be gone", DEADLINE, || async {
-                let left = level.list(&ListParams::default()).await?.items.len();
-                ensure!(left == 0, "{left} are left");
-                Ok(Some(()))
-            })
-            .await?;
+            support::pods_gone(&level, &ListParams::default(), DEADLINE).await?;
         }
         for notes in ["tensile-avoidance", "tensile-promises"] {
             if self.maps().get_opt(notes).await?.is_some() {

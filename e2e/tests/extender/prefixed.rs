@@ -3,12 +3,12 @@
 use anyhow::{Context, Result, ensure};
 use e2e::virtual_node::VirtualNodeSpec;
 use e2e::{TestResult, support};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
 
-use crate::{DEADLINE, Site, on_site};
+use crate::{DEADLINE, Site, node_of, on_site};
 
 /// The virtual node, a second one before cluster c.
 const NODE: &str = "prefixed";
@@ -60,34 +60,23 @@ fn mk_pod(site: &Site<'_>, name: &str) -> Result<Value> {
     Ok(pod)
 }
 
-async fn below(site: &Site<'_>) -> Result<Api<Pod>> {
-    Ok(Api::namespaced(
-        site.below("c").await?,
-        &format!("{PREFIX}-{}", site.namespace),
-    ))
+/// The namespace of the pods below.
+fn below(site: &Site<'_>) -> String {
+    format!("{PREFIX}-{}", site.namespace)
 }
 
 /// Waits until the pod runs below; gives back the lower node.
 async fn running(site: &Site<'_>, name: &str) -> Result<String> {
-    let api = below(site).await?;
-    support::await_condition("the pod to run below", DEADLINE, || async {
-        let pod = api.get(name).await?;
-        let runs = pod.status.and_then(|status| status.phase).as_deref() == Some("Running");
-        Ok(pod.spec.and_then(|spec| spec.node_name).filter(|_| runs))
-    })
-    .await
+    let pod = support::pod_running(&site.below("c").await?, &below(site), name, DEADLINE).await?;
+    node_of(&pod).map(str::to_owned).context("it runs nowhere")
 }
 
 /// Deletes the pods while their virtual node can still do its part.
 async fn clear(site: &Site<'_>) -> Result<()> {
+    let all = ListParams::default();
     site.pods()
-        .delete_collection(&DeleteParams::default(), &ListParams::default())
+        .delete_collection(&DeleteParams::default(), &all)
         .await?;
-    let api = below(site).await?;
-    support::await_condition("the pods to be gone below", DEADLINE, || async {
-        let left = api.list(&ListParams::default()).await?.items.len();
-        ensure!(left == 0, "{left} are left");
-        Ok(Some(()))
-    })
-    .await
+    let pods = Api::namespaced(site.below("c").await?, &below(site));
+    support::pods_gone(&pods, &all, DEADLINE).await
 }
