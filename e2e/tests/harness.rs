@@ -280,7 +280,10 @@ struct Victim {
 impl Victim {
     async fn start(name: &str, env: &[(&str, &str)]) -> Result<Self> {
         let report = std::env::temp_dir().join(format!("tensile-victim-{name}-{}", std::process::id()));
-        let child = Command::new(std::env::current_exe()?)
+        // A test run in the background of a script ignores SIGINT, and its children would too.
+        let child = Command::new("env")
+            .arg("--default-signal=INT")
+            .arg(std::env::current_exe()?)
             .args(["--exact", "victim", "--ignored"])
             .envs(env.iter().copied())
             .env("VICTIM_REPORT", &report)
@@ -307,12 +310,14 @@ impl Victim {
         })
     }
 
-    fn signal(&mut self, signal: &str) -> Result<()> {
+    /// Sends a signal that ends the victim, and waits for its end.
+    async fn end_by(&mut self, signal: &str) -> Result<()> {
         let sent = Command::new("kill")
             .args([signal, &self.child.id().to_string()])
             .status()?;
         anyhow::ensure!(sent.success(), "cannot send {signal}");
-        self.child.wait()?;
+        let ask = || std::future::ready(self.child.try_wait().map_err(anyhow::Error::from));
+        support::await_condition(&format!("the victim to end by {signal}"), DEADLINE, ask).await?;
         Ok(())
     }
 
@@ -365,7 +370,7 @@ impl Victim {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_run_is_cleared_by_its_guard() -> TestResult {
     let mut victim = Victim::start("killed", &[]).await?;
-    victim.signal("-KILL")?;
+    victim.end_by("-KILL").await?;
     victim.await_cleared().await?;
     Ok(())
 }
@@ -386,7 +391,7 @@ async fn an_interrupted_run_with_a_real_pod_is_cleared_by_its_guard() -> TestRes
         "{}",
         victim.registry
     );
-    victim.signal("-INT")?;
+    victim.end_by("-INT").await?;
     victim.await_cleared().await?;
     Ok(())
 }
@@ -401,7 +406,7 @@ async fn leftovers_of_a_run_whose_guard_died_too_are_cleared_by_the_next_run() -
             .status()?
             .success()
     );
-    victim.signal("-KILL")?;
+    victim.end_by("-KILL").await?;
     assert!(
         victim.folder.exists() && is_running(victim.pids[0]),
         "something else cleared the leftovers"
