@@ -23,13 +23,15 @@ pub(crate) const NAMESPACE: &str = "bench";
 pub(crate) const DEADLINE: Duration = Duration::from_secs(240);
 /// Keeps pods that are meant for real virtual nodes off the simulated ones.
 const SIMULATED: &str = "e2e/simulated";
+/// Nodes of the upper clusters have no heartbeats.
+const PATIENCE_WITH_NODES: &str = "--node-monitor-grace-period=24h";
 /// Requests at a time.
 const WRITERS: usize = 20;
 
 /// Which nodes a pod may go to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Place {
-    /// Nodes of the upper cluster that only look like virtual nodes: nothing but the scheduler works on its pods.
+    /// Nodes of the upper cluster that only look like virtual nodes, and that nobody runs pods on.
     Simulated,
     /// Virtual nodes.
     Virtual,
@@ -57,7 +59,10 @@ impl Ground {
         let config = spec.scheduler_config()?;
         let mut alone = config.clone();
         alone["extenders"] = json!([]);
-        let upper = |name, config| Cluster::start(ClusterSpec::new(name).scheduler_config(config));
+        let upper = |name, config| {
+            let spec = ClusterSpec::new(name).scheduler_config(config);
+            Cluster::start(spec.controller_manager_args([PATIENCE_WITH_NODES]))
+        };
         let lower = |id: &str| Cluster::start(ClusterSpec::new(&format!("lower-{id}")));
         let (with, without) = tokio::try_join!(upper("with", config), upper("without", alone))?;
         let (a, b, c) = tokio::try_join!(lower("a"), lower("b"), lower("c"))?;
@@ -91,6 +96,8 @@ impl Ground {
                     .taint(SIMULATED, "", "NoSchedule");
                 upper.cluster.kwok(1, template).await?;
             }
+            // The nodes are Ready. Pods that it ran would take the processors from the scheduler, and more so from a fast one.
+            upper.cluster.stop_component("kwok").await?;
         }
         Ok(ground)
     }

@@ -2,20 +2,21 @@
 //! nothing of it, so that a cluster with them would be cheaper than it ever is.
 //!
 //! The same for every pod on a simulated node, in whichever run: one TokenRequest for each token that its volumes want,
-//! bound to the pod; and, of each object that pods of a node refer to, the list and the watch with which a kubelet's
-//! manager of ConfigMaps and Secrets begins when the first of them arrives (`pkg/kubelet/util/manager`). The watch is
-//! closed as soon as it is open, because one connection has no room for those of all nodes.
+//! bound to the pod; and, of each object that pods of a node refer to, the watch with which a kubelet's manager of
+//! ConfigMaps and Secrets begins when the first of them arrives (`pkg/kubelet/util/manager`): since 1.35 one that shows
+//! first what there is (`WatchListClient`). It is closed then, because one connection has no room for those of all nodes.
 
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::future::ready;
+use std::pin::pin;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{ListParams, PostParams, WatchParams};
+use kube::api::{PostParams, WatchEvent, WatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -101,20 +102,19 @@ impl Arrival {
     }
 }
 
-/// Lists one object and opens a watch on it.
+/// Opens a watch on one object, which begins with what there is (a list of its own is needed for older API servers only).
 async fn begin_watch<K>(client: &Client, namespace: &str, name: &str) -> Result<()>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
 {
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     let field = format!("metadata.name={name}");
-    let list = api
-        .list(&ListParams::default().fields(&field).match_any())
-        .await?;
-    let version = list.metadata.resource_version.unwrap_or_default();
-    drop(
-        api.watch(&WatchParams::default().fields(&field), &version)
-            .await?,
-    );
-    Ok(())
+    let mut events = pin!(api.watch(&WatchParams::streaming_lists().fields(&field), "").await?);
+    while let Some(event) = events.try_next().await? {
+        // The first bookmark says that this was all.
+        if matches!(event, WatchEvent::Bookmark(_)) {
+            return Ok(());
+        }
+    }
+    bail!("the watch of {namespace}/{name} ended before all was shown")
 }

@@ -41,6 +41,8 @@ pub struct Seen {
 pub struct Progress {
     /// Pods that exist.
     pub present: usize,
+    /// Pods that got a node, gone ones included.
+    pub bound: usize,
     /// Pods that have been Running, gone ones included.
     pub running: usize,
     /// Different status messages seen.
@@ -197,8 +199,10 @@ impl State {
             seen.created = Some(now);
             self.progress.present += 1;
         }
-        if pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()) {
-            seen.bound.get_or_insert(now);
+        let has_node = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        if has_node && seen.bound.is_none() {
+            seen.bound = Some(now);
+            self.progress.bound += 1;
         }
         let Some(status) = &pod.status else { return };
         if status.phase.as_deref() == Some("Running") && seen.running.is_none() {
@@ -251,6 +255,7 @@ mod tests {
         state.take(Event::Apply(mk_pod("a", Some("n"), "Running", Some("m"))), at(3));
         let expected = Progress {
             present: 1,
+            bound: 1,
             running: 1,
             messages: 1,
         };
