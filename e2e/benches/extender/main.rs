@@ -18,13 +18,13 @@ use e2e::measure::{Report, describe_machine};
 
 use ground::Ground;
 
-/// Pods of a full run.
-const FULL: usize = 1_000;
+/// Pods of a full run: placing them takes some seconds, which the noise of a second does not decide.
+const FULL: usize = 2_000;
 
 /// Measures kube-scheduler with the extender beside the same without.
 #[derive(Clone, Debug, Parser)]
 struct Args {
-    /// Pods that are placed in a round; anything below 1000 is a trial.
+    /// Pods that are placed in a round; anything below 2000 is a trial.
     #[arg(long, env = "TENSILE_BENCH_PODS", default_value_t = FULL)]
     pods: usize,
     /// How often; the medians count.

@@ -113,7 +113,12 @@ async fn place(upper: &Upper, extender: &Extender, count: usize) -> Result<Cost>
     upper.cluster.start_component(SCHEDULER).await?;
     let before = cpu(upper, extender)?;
     watch
-        .until("all pods to be placed", DEADLINE, |now| now.bound >= count, |_| {})
+        .until(
+            "all pods to be placed",
+            DEADLINE,
+            |now| now.bound >= count,
+            |_| {},
+        )
         .await?;
     let cpu = cpu(upper, extender)?.since(&before);
     let bound: Vec<Instant> = watch.seen().into_values().filter_map(|seen| seen.bound).collect();

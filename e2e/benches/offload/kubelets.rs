@@ -109,7 +109,10 @@ where
 {
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     let field = format!("metadata.name={name}");
-    let mut events = pin!(api.watch(&WatchParams::streaming_lists().fields(&field), "").await?);
+    let mut events = pin!(
+        api.watch(&WatchParams::streaming_lists().fields(&field), "")
+            .await?
+    );
     while let Some(event) = events.try_next().await? {
         // The first bookmark says that this was all.
         if matches!(event, WatchEvent::Bookmark(_)) {
