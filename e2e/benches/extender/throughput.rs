@@ -1,8 +1,9 @@
 //! How long kube-scheduler takes to place the same pods, with the extender and without.
 //!
 //! The pods wait while the scheduler is stopped, and nobody runs them, so that nothing but its work is measured: from the
-//! first pod that is bound to the last one. That is done twice: with the scheduler's own limit on requests lifted, so that the machine is
-//! all that limits it; and as the chart installs it, when bindings that it sends itself are limited too.
+//! first pod that is bound to the last one. That is done twice: with the scheduler's own limit on requests lifted, so
+//! that the machine is all that limits it; and as the chart installs it, when bindings that it sends itself are limited
+//! too.
 
 use std::time::{Duration, Instant};
 
