@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::{BUSYBOX_IMAGE, Binaries, Cluster, ClusterSpec, Output, rights, support};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::Api;
-use kube::api::ListParams;
+use kube::api::{ListParams, PostParams};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -20,6 +21,9 @@ pub(crate) const DEMO: &str = "demo";
 
 /// How long helm may take, and that it waits.
 const PATIENCE: [&str; 3] = ["--wait", "--timeout", "3m"];
+
+/// How long the webhook may take to be reached once it is Ready.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What the test runs on.
 pub(crate) struct Ground {
@@ -189,13 +193,27 @@ impl Ground {
         command
     }
 
-    /// A namespace for the workload that takes part.
+    /// A namespace for the workload that takes part; its pods pass the webhook.
     pub(crate) async fn make_demo(&self) -> Result<()> {
         let labels = json!({"virtual-pod": "true"});
         let namespace =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": DEMO, "labels": labels}});
         self.upper.apply(&namespace.to_string()).await?;
-        support::service_account(&self.upper.client().await?, DEMO).await
+        let client = self.upper.client().await?;
+        support::service_account(&client, DEMO).await?;
+        // kube-proxy may pass nothing on for a second after the webhook's pods are Ready (its `minSyncPeriod`).
+        let pods: Api<Pod> = Api::namespaced(client, DEMO);
+        let dry_run = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        let pod = json!({"metadata": {"name": "dry-run"}, "spec": {"containers": mk_containers()}});
+        let pod: Pod = serde_json::from_value(pod)?;
+        support::await_condition("the webhook to be reached", DEADLINE, || async {
+            Ok(Some(pods.create(&dry_run, &pod).await?))
+        })
+        .await
+        .map(drop)
     }
 
     /// UID and restarts of the workload's pods in the lower cluster with this number.
