@@ -87,12 +87,14 @@ impl PortLease {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::future::ready;
+    use std::time::Duration;
 
     use super::*;
+    use crate::support::await_condition;
 
-    #[test]
-    fn no_number_is_leased_twice_and_a_dropped_one_is_free_again() {
+    #[tokio::test]
+    async fn no_number_is_leased_twice_and_a_dropped_one_is_free_again() {
         let take = || Lease::take("test", &(1..=2), |_| true);
         let (first, second) = (take().unwrap(), take().unwrap());
         assert_ne!(first.number(), second.number());
@@ -100,14 +102,10 @@ mod tests {
         let freed = first.number();
         drop(first);
         // A process that another test starts just now has the file, and its lock, from its fork to its exec.
-        let deadline = Instant::now() + Duration::from_secs(10);
-        let again = loop {
-            match take() {
-                Ok(lease) => break lease,
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
-            }
-        };
-        assert_eq!(again.number(), freed);
+        let again = await_condition("the number to be free", Duration::from_secs(10), || {
+            ready(take().map(Some))
+        });
+        assert_eq!(again.await.unwrap().number(), freed);
     }
 
     #[test]

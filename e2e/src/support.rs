@@ -192,6 +192,21 @@ where
         .await?)
 }
 
+/// What the API server would make of a new object, webhooks included; nothing is stored.
+///
+/// # Errors
+/// The API server refuses it.
+pub async fn dry_run<K>(api: &Api<K>, object: &K) -> Result<K>
+where
+    K: kube::Resource + Clone + Debug + serde::de::DeserializeOwned + serde::Serialize,
+{
+    let dry_run = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    Ok(api.create(&dry_run, object).await?)
+}
+
 /// Lets the API server know a namespaced kind that Kubernetes does not have: `widgets.tensile.test`, version `v1`.
 ///
 /// # Errors

@@ -4,10 +4,9 @@
 //! it was written; everything else comes back in canonical form.
 
 use anyhow::{Context, Result};
-use e2e::{Cluster, ClusterSpec, TestResult};
+use e2e::{Cluster, ClusterSpec, TestResult, support};
 use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::Api;
-use kube::api::PostParams;
 use serde_json::{Map, Value, json};
 use tensile_core::quantity::{Format, Quantity};
 
@@ -125,11 +124,7 @@ async fn answered(quotas: &Api<ResourceQuota>, texts: &[String]) -> Result<Vec<S
         .map(|(figure, text)| ((*figure).to_owned(), json!(text)))
         .collect();
     let quota = serde_json::from_value(json!({"metadata": {"name": "q"}, "spec": {"hard": hard}}))?;
-    let dry_run = PostParams {
-        dry_run: true,
-        ..PostParams::default()
-    };
-    let answer = quotas.create(&dry_run, &quota).await?;
+    let answer = support::dry_run(quotas, &quota).await?;
     let answered = answer
         .spec
         .and_then(|spec| spec.hard)

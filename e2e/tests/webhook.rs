@@ -326,17 +326,9 @@ async fn pods_are_changed_as_they_are_created_and_the_failure_policy_decides_whe
 
 /// API servers take a new registration over by watch.
 async fn check_registered(client: &Client, namespace: &str) -> Result<()> {
-    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let probe: Pod = serde_json::from_value(mk_pod("probe", &json!({})))?;
-    support::await_condition("the registration to act", DEADLINE, || async {
-        let dry = PostParams {
-            dry_run: true,
-            ..PostParams::default()
-        };
-        let pod = pods.create(&dry, &probe).await?;
-        Ok(pod.metadata.annotations.map(drop))
-    })
-    .await
+    check_admitted(client, namespace, &mk_pod("probe", &json!({})))
+        .await
+        .context("the registration does not act")
 }
 
 async fn ensure_metrics(webhook: &Webhook) -> Result<()> {
@@ -386,12 +378,10 @@ async fn published(client: &Client) -> Result<Vec<u8>> {
 
 /// Asks the API server for pods, without storing them, until `stop`; counts answers and keeps the first failure.
 async fn load(pods: Api<Pod>, pod: Pod, stop: Arc<AtomicBool>, answers: Arc<AtomicUsize>) -> Result<()> {
-    let dry = PostParams {
-        dry_run: true,
-        ..PostParams::default()
-    };
     while !stop.load(Ordering::Relaxed) {
-        let created = pods.create(&dry, &pod).await.context("a pod was not admitted")?;
+        let created = support::dry_run(&pods, &pod)
+            .await
+            .context("a pod was not admitted")?;
         ensure!(created.metadata.annotations.is_some(), "a pod was not changed");
         answers.fetch_add(1, Ordering::Relaxed);
     }
@@ -451,11 +441,11 @@ async fn check_admitted(client: &Client, namespace: &str, pod: &Value) -> Result
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let pod: Pod = serde_json::from_value(pod.clone())?;
     support::await_condition("a pod to be admitted", DEADLINE, || async {
-        let dry = PostParams {
-            dry_run: true,
-            ..PostParams::default()
-        };
-        Ok(pods.create(&dry, &pod).await?.metadata.annotations.map(drop))
+        Ok(support::dry_run(&pods, &pod)
+            .await?
+            .metadata
+            .annotations
+            .map(drop))
     })
     .await
 }

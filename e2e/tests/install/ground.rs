@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::{BUSYBOX_IMAGE, Binaries, Cluster, ClusterSpec, Output, rights, support};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::Api;
-use kube::api::{ListParams, PostParams};
+use kube::api::ListParams;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -203,14 +203,10 @@ impl Ground {
         support::service_account(&client, DEMO).await?;
         // kube-proxy may pass nothing on for a second after the webhook's pods are Ready (its `minSyncPeriod`).
         let pods: Api<Pod> = Api::namespaced(client, DEMO);
-        let dry_run = PostParams {
-            dry_run: true,
-            ..PostParams::default()
-        };
         let pod = json!({"metadata": {"name": "dry-run"}, "spec": {"containers": mk_containers()}});
         let pod: Pod = serde_json::from_value(pod)?;
         support::await_condition("the webhook to be reached", DEADLINE, || async {
-            Ok(Some(pods.create(&dry_run, &pod).await?))
+            Ok(Some(support::dry_run(&pods, &pod).await?))
         })
         .await
         .map(drop)
